@@ -1,0 +1,161 @@
+"""Everything that can go wrong, ours apart from theirs.
+
+    EphemeralError
+    ├── LocalError                  the application, this machine or this vault
+    │   ├── LocalProtocolError      a call that the protocol does not allow
+    │   ├── NotSent                 nothing left this machine; nothing fell back to plaintext
+    │   │   ├── NotConnected
+    │   │   ├── NoEligibleDevices
+    │   │   └── TrustUndecided
+    │   └── VaultError
+    │       ├── VaultClosed
+    │       ├── VaultInUse
+    │       ├── VaultDamaged
+    │       ├── VaultForeign
+    │       ├── VaultTooNew
+    │       ├── WrongRootKey
+    │       ├── VaultUnavailable    disk full, permission, I/O: try again once it is mended
+    │       └── Forgotten           the key is gone, as it was asked to be
+    └── RemoteError                 a peer or a server
+        └── RemoteProtocolError     what it sent breaks a rule; `reason` says which
+
+Texts say what to do. Attributes carry ids, sizes and reasons, never the content of a message
+and never a key; nor does any `__cause__`.
+"""
+
+import enum
+
+__all__ = [
+    "EphemeralError",
+    "Forgotten",
+    "LocalError",
+    "LocalProtocolError",
+    "NoEligibleDevices",
+    "NotConnected",
+    "NotSent",
+    "Reason",
+    "RemoteError",
+    "RemoteProtocolError",
+    "TrustUndecided",
+    "VaultClosed",
+    "VaultDamaged",
+    "VaultError",
+    "VaultForeign",
+    "VaultInUse",
+    "VaultTooNew",
+    "VaultUnavailable",
+    "WrongRootKey",
+]
+
+
+class EphemeralError(Exception):
+    """The root of every exception that this library raises on its own account."""
+
+
+class LocalError(EphemeralError):
+    """Something on this side: a wrong call, this machine, or this vault."""
+
+
+class LocalProtocolError(LocalError):
+    """The application asked for something that the protocol does not allow."""
+
+
+class NotSent(LocalError):
+    """A message did not leave this machine. Nothing was sent in clear instead."""
+
+
+class NotConnected(NotSent):
+    """There is no session with the server; send again after `session_start`."""
+
+
+class NoEligibleDevices(NotSent):
+    """Some recipient has no device that the message could be encrypted to.
+
+    Attributes:
+        recipients: the bare JIDs without a usable device.
+    """
+
+    def __init__(self, recipients: frozenset[str]) -> None:
+        super().__init__(
+            "no device to encrypt to: the recipient publishes no OMEMO device, or none is trusted"
+        )
+        self.recipients = recipients
+
+
+class TrustUndecided(NotSent):
+    """Nobody has decided yet whether to trust some of the recipient's devices."""
+
+
+class VaultError(LocalError):
+    """The vault cannot do what it was asked to."""
+
+
+class VaultClosed(VaultError):
+    """The vault has been closed."""
+
+
+class VaultInUse(VaultError):
+    """Another process, or another part of this one, has the vault open."""
+
+
+class VaultDamaged(VaultError):
+    """A file of the vault is not as it was written. Nothing was overwritten."""
+
+
+class VaultForeign(VaultError):
+    """The path holds something that is not a vault. Nothing was overwritten."""
+
+
+class VaultTooNew(VaultError):
+    """A newer version of this library wrote the vault. Nothing was overwritten."""
+
+
+class WrongRootKey(VaultError):
+    """The root key does not open the key file. Nothing was overwritten."""
+
+
+class VaultUnavailable(VaultError):
+    """The disk or the database refused: full, read-only, unreachable. Nothing was half done."""
+
+
+class Forgotten(VaultError):
+    """The record's key has been destroyed. No one can read it again."""
+
+
+class Reason(enum.Enum):
+    """Why something that a peer or a server sent was not taken as it stands."""
+
+    NOT_XML = "not well-formed XML"
+    FORBIDDEN_XML = "a DTD, processing instruction or comment"
+    TOO_LARGE = "larger, deeper or with more elements than the limits allow"
+    NOT_AN_ENVELOPE = "not an XEP-0420 envelope"
+    CONTENT_COUNT = "not exactly one content element"
+    BAD_AFFIX = "an affix that cannot be read"
+    WRONG_SENDER = "the envelope names another sender than OMEMO authenticated"
+    WRONG_RECIPIENT = "the envelope was made for another recipient"
+    MISSING_AFFIX = "an affix that the profile demands is missing"
+    WRONG_TIME = "the envelope's time is too far from the time of sending"
+    UNENCRYPTED_ENVELOPE = "an envelope outside of encryption"
+    UNDECRYPTABLE = "no key opens it"
+    DUPLICATE = "it has been opened before"
+    NOT_FOR_THIS_DEVICE = "not encrypted to this device"
+    UNKNOWN_SENDER = "the sending device is not in the sender's device list"
+    DISTRUSTED = "the sending device is distrusted"
+    MALFORMED_OMEMO = "not an OMEMO element"
+    MALFORMED_BODY = "text that is not UTF-8"
+
+
+class RemoteError(EphemeralError):
+    """A peer or a server did something that it must not, or did not do what it must."""
+
+
+class RemoteProtocolError(RemoteError):
+    """What a peer or a server sent breaks a rule.
+
+    Attributes:
+        reason: the rule that was broken. The text holds nothing of what was sent.
+    """
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason

@@ -1,0 +1,183 @@
+"""Values that cross borders between the rooms of the house."""
+
+import enum
+from dataclasses import dataclass, field
+from typing import NewType
+
+from eph_e2ee.errors import Reason
+
+__all__ = [
+    "BareJid",
+    "Content",
+    "Delivery",
+    "DeviceId",
+    "Direction",
+    "Entry",
+    "Erasure",
+    "Expired",
+    "MessageId",
+    "Phase",
+    "Rejection",
+    "Seconds",
+    "TimerChange",
+    "Unsupported",
+]
+
+BareJid = NewType("BareJid", str)
+"""A JID without resource, in the normal form that slixmpp's `JID.bare` gives."""
+
+MessageId = NewType("MessageId", str)
+"""The id of a message as its sender gave it (the stanza's `id`, XEP-0359's origin-id)."""
+
+DeviceId = NewType("DeviceId", int)
+"""An OMEMO device id, 1 to 2**31 - 1 (XEP-0384 section 4.1)."""
+
+Seconds = NewType("Seconds", int)
+"""A whole number of seconds: a timer of XEP-0466, 1 to 2**32 - 1."""
+
+
+class Direction(enum.Enum):
+    """Which way a message went, seen from this account."""
+
+    INCOMING = "incoming"
+    OUTGOING = "outgoing"
+
+
+class Delivery(enum.Enum):
+    """How far a message of ours came. An incoming one is always `RECEIVED`."""
+
+    UNSENT = "unsent"
+    SENT = "sent"
+    RECEIVED = "received"
+
+
+class Phase(enum.Enum):
+    """Where a message stands in its life; `protocol.lifetime` holds the table."""
+
+    UNSENT = "unsent"
+    UNREAD = "unread"
+    READ = "read"
+    RUNNING = "running"
+    GONE = "gone"
+
+
+class Erasure(enum.Enum):
+    """What forgetting has reached.
+
+    `PENDING`: the intent is on disk and the record is shown no more, but its key has not been
+    destroyed yet; the next settling does it. `DESTROYED`: no key on this machine opens it again.
+    """
+
+    PENDING = "pending"
+    DESTROYED = "destroyed"
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What dies with a message. It never prints.
+
+    Attributes:
+        body: the text, or None for a message without one.
+        elements: the other children of `<content>`, each serialized with its namespace.
+        sender: the bare JID of the sender.
+        device: the sending device, or None where it is not known.
+        message_id: the sender's id of the message.
+        sent_at: the time of sending in seconds since the epoch.
+    """
+
+    body: str | None = field(repr=False)
+    elements: tuple[str, ...] = field(repr=False)
+    sender: BareJid
+    device: DeviceId | None
+    message_id: MessageId
+    sent_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row of the archive: a message, or the tombstone of one.
+
+    Attributes:
+        number: the row's number, unique in this vault, growing with each message.
+        conversation: the bare JID of the peer or the room.
+        direction: incoming or outgoing.
+        phase: where the message stands; a tombstone is `GONE`.
+        delivery: how far a message of ours came.
+        timer: the message's own timer, frozen when it was sent; None for a permanent message.
+        deadline: when it disappears, whole seconds since the epoch; None while no timer runs.
+            For a tombstone: when it disappeared.
+        content: what the message held; None for a tombstone.
+    """
+
+    number: int
+    conversation: BareJid
+    direction: Direction
+    phase: Phase
+    delivery: Delivery
+    timer: Seconds | None
+    deadline: int | None
+    content: Content | None
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """Event `ephemeral_expired`: a message has disappeared; withdraw what was made from it.
+
+    Attributes:
+        number: the entry's number, as the message's own event gave it.
+        conversation: the bare JID of the peer or the room.
+        direction: which way it had gone.
+    """
+
+    number: int
+    conversation: BareJid
+    direction: Direction
+
+
+@dataclass(frozen=True, slots=True)
+class TimerChange:
+    """Event `ephemeral_timer_changed`: a conversation's timer is another one from now on.
+
+    Attributes:
+        conversation: the bare JID of the peer or the room.
+        old: the timer until now; None for none.
+        new: the timer of the messages that follow; None for none.
+        author: who changed it.
+        device: the device that changed it.
+        own: whether this account did, on whichever device.
+    """
+
+    conversation: BareJid
+    old: Seconds | None
+    new: Seconds | None
+    author: BareJid
+    device: DeviceId | None
+    own: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Event `ephemeral_rejected`: something arrived that was not taken.
+
+    Attributes:
+        reason: the rule that it broke.
+        sender: the bare JID that the server gave as its sender, which proves nothing.
+        message_id: the stanza's id; empty where it had none.
+    """
+
+    reason: Reason
+    sender: BareJid
+    message_id: MessageId
+
+
+@dataclass(frozen=True, slots=True)
+class Unsupported:
+    """Event `ephemeral_unsupported`: devices of a recipient that a message did not reach.
+
+    Attributes:
+        conversation: the bare JID of the recipient.
+        devices: the ids of the devices that cannot read envelopes, or are not known to.
+    """
+
+    conversation: BareJid
+    devices: frozenset[DeviceId]
