@@ -1,0 +1,393 @@
+"""The messages: rows that come, move from leaf to leaf, and end as tombstones without content.
+
+A message's content is sealed under a key of its own, and that key under a leaf of the key tree:
+by its deadline while its timer runs, by its conversation otherwise. Reading therefore moves 32
+bytes, whatever the size of the message.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from sqlalchemy import Row
+
+from eph_e2ee.errors import Forgotten, LocalProtocolError, VaultDamaged
+from eph_e2ee.model import BareJid, Content, Delivery, Direction, Entry, Phase
+from eph_e2ee.protocol.lifetime import Event, Lifetime, step
+from eph_e2ee.vault.database import messages, replays
+from eph_e2ee.vault.keytree import GroupCut, Leaf, LeafCut, Region, UntilCut
+from eph_e2ee.vault.primitives import KEY_SIZE, random_bytes
+from eph_e2ee.vault.records import Conversation, Records
+from eph_e2ee.vault.rows import (
+    DELIVERIES,
+    DELIVERY_CODES,
+    DIRECTION_CODES,
+    DIRECTIONS,
+    EARLIEST,
+    ERASE,
+    ERASE_CONVERSATION,
+    FIND_REPLAY,
+    GONE_CODE,
+    LATEST_DUE,
+    MOVE,
+    PHASE_CODES,
+    PHASES,
+    READ,
+    READ_PAGE,
+    READ_RUNNING,
+    READ_UNSENT,
+    SWEEP,
+    leaf_of,
+    open_content,
+    seal_content,
+)
+
+__all__ = ["Gone", "NewMessage", "Transaction"]
+
+LOG = logging.getLogger(__name__)
+
+MAXIMUM_NUMBER: Final = 2**63 - 1
+"""No row has a greater number: a database's integers end here."""
+
+KEY_KIND: Final = b"content key"
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """A message to be kept.
+
+    Attributes:
+        conversation: the bare JID of the peer or the room.
+        direction: incoming or outgoing.
+        lifetime: where it stands, as `protocol.lifetime.created` gave it.
+        delivery: how far it came.
+        content: what dies with it.
+        replay_ids: ids by which a second delivery is recognised, also after it has gone. Only
+            keyed hashes of them are kept. The same id of another sender must be another text.
+    """
+
+    conversation: BareJid
+    direction: Direction
+    lifetime: Lifetime
+    delivery: Delivery
+    content: Content
+    replay_ids: tuple[bytes | str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A message whose time was over and whose row has become a tombstone."""
+
+    number: int
+    conversation: BareJid
+    direction: Direction
+
+
+class Transaction(Records):
+    """What a work given to `Vault.transact` can do. It is of no use after the work has returned.
+
+    Each method may raise VaultUnavailable when the database refuses; nothing of the work is done
+    then.
+    """
+
+    def add(self, message: NewMessage) -> Entry:
+        """Keep a message. One whose time is over already leaves a tombstone only (F21)."""
+        return self.add_many([message])[0]
+
+    def add_many(self, new: Sequence[NewMessage]) -> list[Entry]:
+        """Keep many messages, in their order, with two statements for all of them."""
+        now = self.now()
+        entries: list[Entry] = []
+        rows: list[tuple[Any, ...]] = []
+        hashes: list[tuple[bytes, int]] = []
+        for message in new:
+            number = self._shared.next_number
+            self._shared.next_number += 1
+            conversation = self.conversation(message.conversation)
+            entry = _new_entry(number, message, now)
+            entries.append(entry)
+            rows.append(self._new_row(entry, conversation))
+            hashes += [
+                (self._keys.hash("replay", replay_id), number) for replay_id in message.replay_ids
+            ]
+        self.insert_many(messages, rows)
+        self.insert_many(replays, hashes)
+        self.effects.deadlines |= any(entry.phase is Phase.RUNNING for entry in entries)
+        return entries
+
+    def remember(self, replay_ids: Sequence[bytes | str]) -> None:
+        """Know a delivery again of which nothing is kept, a change of the timer, say."""
+        self.insert_many(replays, [(self._keys.hash("replay", each), 0) for each in replay_ids])
+
+    def seen(self, replay_ids: Sequence[bytes | str]) -> bool:
+        """Return whether a message with any of these ids was kept, even if it is gone (F36)."""
+        return any(self.find(replay_id) is not None for replay_id in replay_ids)
+
+    def find(self, replay_id: bytes | str) -> int | None:
+        """Return the number of the message that was kept with this id among its own."""
+        parameters = {"hash": self._keys.hash("replay", replay_id)}
+        found: int | None = self.read(FIND_REPLAY, parameters).scalar()
+        return found
+
+    def entry(self, number: int) -> Entry | None:
+        """Return a message or its tombstone; None for a number that was never given.
+
+        Raises:
+            VaultDamaged: the row does not open.
+        """
+        row = self.read(READ, {"number": number}).first()
+        return None if row is None else self._entry(row, self.numbered(row.conversation).jid)
+
+    def entries(self, conversation: BareJid, before: int | None, limit: int) -> list[Entry]:
+        """Return up to `limit` messages and tombstones of a conversation, the newest first.
+
+        A row that does not open is skipped, logged by its number, and counted among
+        `Vault.damaged` (F38).
+
+        Args:
+            conversation: the bare JID of the peer or the room.
+            before: only those with a smaller number; None begins with the newest.
+            limit: at least 1.
+        """
+        found = self.find_conversation(conversation)
+        if found is None:
+            return []
+        entries: list[Entry] = []
+        bound = MAXIMUM_NUMBER if before is None else before
+        while len(entries) < limit:
+            count = limit - len(entries)
+            page = {"of": found.number, "before": bound, "count": count}
+            rows = self.read(READ_PAGE, page).all()
+            entries += self._readable(rows, conversation)
+            if len(rows) < count:
+                break
+            bound = rows[-1].number
+        return entries
+
+    def unsent(self) -> list[Entry]:
+        """Return the messages of ours that have not left this machine, the oldest first.
+
+        One whose time is over is not among them, swept or not: it must not be sent any more.
+        """
+        entries = self._readable(self.read(READ_UNSENT).all())
+        return [entry for entry in entries if entry.phase is not Phase.GONE]
+
+    def apply(self, number: int, event: Event, now: float) -> Entry:
+        """Take a message one step through its life, and return what it is then.
+
+        A timer that starts moves the message to the leaf of its deadline; the leaf it leaves is
+        to be forgotten. Nothing happens to one that is gone.
+
+        Args:
+            number: the message.
+            event: what has happened to it.
+            now: when, in seconds since the epoch.
+
+        Raises:
+            LocalProtocolError: there is no such message, or nothing of the kind can happen to it.
+            VaultDamaged: the row does not open.
+        """
+        row = self._existing(number)
+        sent = event is Event.SENT and row.delivery == DELIVERY_CODES[Delivery.UNSENT]
+        return self._step(row, event, now, Delivery.SENT if sent else DELIVERIES[row.delivery])
+
+    def erase(self, number: int) -> None:
+        """Make a tombstone of a message: unreadable from the commit on, gone from the settling on.
+
+        Raises:
+            LocalProtocolError: there is no such message.
+        """
+        row = self._existing(number)
+        if row.phase != GONE_CODE:
+            self._erase(row)
+
+    def erase_conversation(self, jid: BareJid) -> None:
+        """Do the same for all messages of a conversation; its settings stay."""
+        conversation = self.find_conversation(jid)
+        if conversation is None:
+            return
+        running = self.read(READ_RUNNING, {"of": conversation.number}).all()
+        self.change(ERASE_CONVERSATION, {"of": conversation.number, "at": int(self.now())})
+        self.intend([GroupCut(Region.KEPT, conversation.kept_group)])
+        self.intend(LeafCut(Leaf(Region.EXPIRING, row.leaf_group, row.number)) for row in running)
+        self.regroup(conversation)
+        self.effects.deadlines = True
+
+    # For the vault itself.
+
+    def start_unsent(self) -> None:
+        """Start the timers of messages that may have left just before the process died (F17).
+
+        They are still shown as unsent. A damaged one does not stop the others (F38).
+        """
+        for entry in self.unsent():
+            if entry.phase is Phase.UNSENT and entry.timer is not None:
+                row = self._existing(entry.number)
+                self._step(row, Event.INTERRUPTED, self.now(), Delivery.UNSENT)
+
+    def earliest_deadline(self) -> int | None:
+        """Return the first deadline of any message whose row is not a tombstone yet."""
+        earliest: int | None = self.read(EARLIEST).scalar()
+        return earliest
+
+    def alive_until(self, until: int) -> bool:
+        """Return whether a leaf of a deadline up to `until` is in use and not forgotten yet."""
+        row = self.read(LATEST_DUE, {"until": until}).first()
+        return row is not None and self._keys.alive(
+            Leaf(Region.EXPIRING, row.leaf_group, row.number)
+        )
+
+    def sweep(self, until: int, count: int) -> tuple[int, list[Gone]]:
+        """Make tombstones of up to `count` messages with a deadline up to `until`.
+
+        No row is decrypted: their keys are gone, and one that is damaged goes as well (F38).
+
+        Returns:
+            How many, and those of them whose conversation can be named.
+        """
+        if self.alive_until(until):
+            # No row may lose its deadline before its key is at least meant to go.
+            self.intend([UntilCut(Region.EXPIRING, until)])
+        rows = self.read(SWEEP, {"until": until, "count": count}).all()
+        self.effects.changed |= bool(rows)
+        self.effects.deadlines = True
+        names = self._names({row.conversation for row in rows})
+        gone = [
+            Gone(row.number, names[row.conversation], DIRECTIONS[row.direction])
+            for row in rows
+            if row.conversation in names
+        ]
+        return len(rows), gone
+
+    def _names(self, numbers: set[int]) -> dict[int, BareJid]:
+        names = {}
+        for number in numbers:
+            try:
+                names[number] = self.numbered(number).jid
+            except (VaultDamaged, Forgotten):
+                LOG.warning("the name of conversation %d does not open", number)
+        return names
+
+    def _new_row(self, entry: Entry, conversation: Conversation) -> tuple[Any, ...]:
+        """Return the columns of `messages` in their order."""
+        leaf, sealed_key, content = _leaf(entry, conversation), None, None
+        if entry.content is not None:
+            key = random_bytes(KEY_SIZE)
+            sealed_key = self._keys.seal(leaf, key, KEY_KIND)
+            content = seal_content(entry.content, key, entry.number)
+        return (
+            entry.number,
+            conversation.number,
+            DIRECTION_CODES[entry.direction],
+            PHASE_CODES[entry.phase],
+            DELIVERY_CODES[entry.delivery],
+            entry.timer,
+            entry.deadline,
+            leaf.region.value,
+            leaf.group,
+            sealed_key,
+            content,
+        )
+
+    def _readable(self, rows: Sequence[Row[Any]], jid: BareJid | None = None) -> list[Entry]:
+        entries = []
+        for row in rows:
+            try:
+                name = jid or self.numbered(row.conversation).jid
+                entries.append(self._entry(row, name))
+            except VaultDamaged:
+                LOG.warning("message %d does not open", row.number)
+                self.effects.damaged.add(row.number)
+        return entries
+
+    def _entry(self, row: Row[Any], jid: BareJid) -> Entry:
+        """Return what a row says now: past its deadline it has no content, swept or not."""
+        content = None
+        if row.content is not None and (row.deadline is None or row.deadline > self.now()):
+            content = self._content(row)
+        return Entry(
+            number=row.number,
+            conversation=jid,
+            direction=DIRECTIONS[row.direction],
+            phase=Phase.GONE if content is None else PHASES[row.phase],
+            delivery=DELIVERIES[row.delivery],
+            timer=row.timer,
+            deadline=row.deadline,
+            content=content,
+        )
+
+    def _content(self, row: Row[Any]) -> Content | None:
+        try:
+            key = self._keys.open(leaf_of(row), row.sealed_key, KEY_KIND)
+        except Forgotten:
+            return None
+        return open_content(row.content, key, row.number)
+
+    def _existing(self, number: int) -> Row[Any]:
+        row = self.read(READ, {"number": number}).first()
+        if row is None:
+            raise LocalProtocolError(f"there is no message {number}")
+        return row
+
+    def _step(self, row: Row[Any], event: Event, now: float, delivery: Delivery) -> Entry:
+        conversation = self.numbered(row.conversation)
+        entry = self._entry(row, conversation.jid)
+        if entry.phase is Phase.GONE:
+            return entry
+        lifetime = step(Lifetime(entry.phase, entry.timer, entry.deadline), event, now)
+        after = replace(entry, phase=lifetime.phase, deadline=lifetime.deadline, delivery=delivery)
+        if after == entry:
+            return entry
+        if lifetime.phase is Phase.GONE or lifetime.is_due(self.now()):
+            # Also when another device read it so long ago that its time is over.
+            self._erase(row)
+            return replace(after, phase=Phase.GONE, content=None, deadline=int(self.now()))
+        self._move(row, after, _leaf(after, conversation))
+        return after
+
+    def _move(self, row: Row[Any], after: Entry, leaf: Leaf) -> None:
+        """Write down what a message is now, and seal its key under another leaf if need be."""
+        old, sealed = leaf_of(row), row.sealed_key
+        if leaf != old:
+            sealed = self._keys.seal(leaf, self._keys.open(old, sealed, KEY_KIND), KEY_KIND)
+            self.intend([LeafCut(old)])
+            self.effects.deadlines = True
+        values = {
+            "phase": PHASE_CODES[after.phase],
+            "delivery": DELIVERY_CODES[after.delivery],
+            "deadline": after.deadline,
+            "region": leaf.region.value,
+            "leaf_group": leaf.group,
+            "sealed_key": sealed,
+        }
+        new_values = {f"new_{name}": value for name, value in values.items()}
+        self.change(MOVE, {"of": row.number, **new_values})
+
+    def _erase(self, row: Row[Any]) -> None:
+        self.change(ERASE, {"of": row.number, "at": int(self.now())})
+        self.intend([LeafCut(leaf_of(row))])
+        self.effects.deadlines |= row.region == Region.EXPIRING
+
+
+def _new_entry(number: int, message: NewMessage, now: float) -> Entry:
+    lifetime = message.lifetime
+    overdue = lifetime.deadline is not None and lifetime.deadline <= now
+    gone = overdue or lifetime.phase is Phase.GONE
+    return Entry(
+        number=number,
+        conversation=message.conversation,
+        direction=message.direction,
+        phase=Phase.GONE if gone else lifetime.phase,
+        delivery=message.delivery,
+        timer=lifetime.timer,
+        deadline=lifetime.deadline,
+        content=None if gone else message.content,
+    )
+
+
+def _leaf(entry: Entry, conversation: Conversation) -> Leaf:
+    """Return the leaf that seals a message's key: by its deadline while its timer runs."""
+    if entry.phase is Phase.RUNNING and entry.deadline is not None:
+        return Leaf(Region.EXPIRING, entry.deadline, entry.number)
+    return Leaf(Region.KEPT, conversation.kept_group, entry.number)

@@ -1,0 +1,269 @@
+"""python-omemo's storage in the vault: live values in memory, one write at the commit.
+
+What is stored waits until a flow takes it along into its own transaction, so that a ratchet and
+the message that moved it are committed together or not at all. Values are kept as JSON text and
+parsed on demand: python-omemo's own storage copies them deeply on each way in and out.
+"""
+
+import asyncio
+import enum
+import json
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final, TypeVar, cast
+
+from omemo.storage import Maybe, Nothing, Storage
+from omemo.types import JSONType
+
+from eph_e2ee.errors import VaultError, VaultUnavailable
+from eph_e2ee.vault.archive import Transaction
+from eph_e2ee.vault.records import Records
+from eph_e2ee.vault.vault import Vault
+
+__all__ = ["Changes", "Ratchets"]
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+PREFIX: Final = "omemo:"
+"""Sets python-omemo's keys apart from other values of the vault."""
+
+MAXIMUM_LIVE: Final = 32 * 1024 * 1024
+"""Characters kept in memory, keys and values: some thousand sessions, about 5 kB each."""
+
+IMMUTABLE: Final = (str, int, float, bool, bytes, type(None))
+
+
+class _Stage(enum.Enum):
+    """How far changes have come."""
+
+    TAKEN = "taken"
+    WRITTEN = "written"
+    COMMITTED = "committed"
+    LOST = "lost"
+
+
+class Changes:
+    """Values on their way into one transaction.
+
+    Changes build on those taken before them. When earlier ones were lost, later ones must not be
+    written: the database would hold half of a ratchet's step.
+    """
+
+    def __init__(self, values: dict[str, str | None], previous: "Changes | None") -> None:
+        self.values = values
+        self._previous = previous
+        self._stage = _Stage.TAKEN
+
+    def __repr__(self) -> str:
+        return f"<Changes: {len(self.values)} values, {self._stage.value}>"
+
+    @property
+    def written(self) -> bool:
+        """Whether a read of the vault that is asked for from now on sees them."""
+        return self._stage in (_Stage.WRITTEN, _Stage.COMMITTED)
+
+    def write(self, transaction: Records) -> None:
+        """Write them in a transaction, on the vault's worker.
+
+        Raises:
+            VaultUnavailable: earlier changes were lost, or the database refuses.
+        """
+        transaction.on_end(self._end)
+        if self._previous is not None and not self._previous.written:
+            raise VaultUnavailable("an earlier step of the OMEMO ratchets was lost: try again")
+        transaction.put_values({PREFIX + key: text for key, text in self.values.items()})
+        self._stage = _Stage.WRITTEN
+
+    def _end(self, committed: bool) -> None:  # noqa: FBT001  the vault's one argument
+        self._stage = _Stage.COMMITTED if committed else _Stage.LOST
+        if committed:
+            self._previous = None
+
+
+class Ratchets(Storage):
+    """The storage of one account's OMEMO, on the event loop.
+
+    `take`, `discard` and `forget_cached` belong under the lock that keeps the steps of the session
+    manager apart: no step may be half done when they are called.
+
+    Args:
+        vault: where committed values are.
+    """
+
+    def __init__(self, vault: Vault) -> None:
+        super().__init__(disable_cache=True)
+        self._vault = vault
+        self._live: OrderedDict[str, str | None] = OrderedDict()
+        self._live_size = 0
+        self._pending: dict[str, str | None] = {}
+        self._leaving: list[Changes] = []
+        self._last: Changes | None = None
+
+    def __repr__(self) -> str:
+        return f"<Ratchets: {len(self._live)} live, {len(self._pending)} pending>"
+
+    @property
+    def pending(self) -> bool:
+        """Whether anything has been stored or deleted since the last `take`."""
+        return bool(self._pending)
+
+    def take(self) -> Changes:
+        """Let what is pending leave for a commit; loads go on seeing it.
+
+        The caller has `Changes.write` called in a transaction, and calls `forget_cached` when that
+        fails. Until then later changes are refused as well.
+        """
+        changes = Changes(self._pending, self._last)
+        self._pending = {}
+        if changes.values:
+            self._leaving = [earlier for earlier in self._leaving if not earlier.written]
+            self._leaving.append(changes)
+            self._last = changes
+            for key, text in changes.values.items():
+                self._keep(key, text)
+        return changes
+
+    def discard(self) -> None:
+        """Forget what is pending: the step that stored it has failed."""
+        self._pending = {}
+
+    def forget_cached(self) -> None:
+        """Read everything from the vault again, for a commit has failed.
+
+        What is pending is forgotten as well.
+        """
+        self._live.clear()
+        self._live_size = 0
+        self._pending = {}
+        self._leaving = []
+        self._last = None
+
+    def commit_with(
+        self, work: Callable[[Transaction], T] | None = None
+    ) -> asyncio.Future[T | None]:
+        """Queue what is pending, and `work` with it, for one commit. Cancelling is safe.
+
+        The caller calls `forget_cached` when it fails.
+
+        Raises, when awaited:
+            VaultError: nothing of it was written.
+        """
+        changes = self.take()
+        if not changes.values and work is None:
+            nothing: asyncio.Future[T | None] = asyncio.get_running_loop().create_future()
+            nothing.set_result(None)
+            return nothing
+
+        def together(transaction: Transaction) -> T | None:
+            changes.write(transaction)
+            return None if work is None else work(transaction)
+
+        return self._vault.transact(together)
+
+    async def commit(self) -> None:
+        """Commit what is pending, for callers outside of a flow. Cancelling is safe.
+
+        Raises:
+            VaultError: it could not be; everything is read from the vault again.
+        """
+        try:
+            await self.commit_with()
+        except VaultError:
+            self.forget_cached()
+            raise
+
+    async def _load(self, key: str) -> Maybe[JSONType]:
+        text = await self._text(key)
+        if text is None:
+            return Nothing()
+        return _Fresh(lambda: cast("JSONType", json.loads(text)))
+
+    async def _store(self, key: str, value: JSONType) -> None:
+        self._put(key, json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+
+    async def _delete(self, key: str) -> None:
+        self._put(key, None)
+
+    def _put(self, key: str, text: str | None) -> None:
+        known, last = self._taken(key)
+        if known and last == text:
+            # Ten of twelve values that python-omemo stores for a message have not changed.
+            self._pending.pop(key, None)
+        else:
+            self._pending[key] = text
+
+    async def _text(self, key: str) -> str | None:
+        known, text = self._visible(key)
+        if known:
+            return text
+        read = await self._vault.transact(lambda transaction: transaction.value(PREFIX + key))
+        known, text = self._visible(key)
+        if known:
+            # It was stored while it was read.
+            return text
+        self._keep(key, read)
+        return read
+
+    def _visible(self, key: str) -> tuple[bool, str | None]:
+        """Return whether a value is known without a read, and what it is."""
+        if key in self._pending:
+            return True, self._pending[key]
+        return self._taken(key)
+
+    def _taken(self, key: str) -> tuple[bool, str | None]:
+        if key in self._live:
+            self._live.move_to_end(key)
+            return True, self._live[key]
+        for changes in reversed(self._leaving):
+            # Those that are written are in the vault, for any read from now on.
+            if key in changes.values and not changes.written:
+                return True, changes.values[key]
+        return False, None
+
+    def _keep(self, key: str, text: str | None) -> None:
+        self._drop(key)
+        self._live[key] = text
+        self._live_size += _size(key, text)
+        while self._live_size > MAXIMUM_LIVE:
+            self._drop(next(iter(self._live)))
+
+    def _drop(self, key: str) -> None:
+        if key in self._live:
+            self._live_size -= _size(key, self._live.pop(key))
+
+
+def _size(key: str, text: str | None) -> int:
+    return len(key) + len(text or "")
+
+
+class _Fresh(Maybe[T]):
+    """A value made anew for each that asks, so that nobody changes another's.
+
+    Args:
+        make: makes the value. It is called at once, so that it raises where it was asked for.
+    """
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._made: list[T] = [make()]
+
+    @property
+    def is_just(self) -> bool:
+        return True
+
+    @property
+    def is_nothing(self) -> bool:
+        return False
+
+    def from_just(self) -> T:
+        if not self._made:
+            return self._make()
+        # Numbers and texts can be shared; a list or an object is handed out once.
+        return self._made[0] if isinstance(self._made[0], IMMUTABLE) else self._made.pop()
+
+    def maybe(self, default: object) -> T:  # noqa: ARG002  python-omemo's signature
+        return self.from_just()
+
+    def fmap(self, function: Callable[[T], U]) -> Maybe[U]:
+        return _Fresh(lambda: function(self.from_just()))

@@ -1,0 +1,134 @@
+"""The rows of messages: the database's words for them, the statements, and how content is sealed.
+
+`archive.py` says what happens to a message; here stands what that is in the database.
+"""
+
+import json
+from typing import Any, Final
+
+from sqlalchemy import Row, bindparam, func, select, text, update
+
+from eph_e2ee.errors import VaultDamaged
+from eph_e2ee.model import BareJid, Content, Delivery, DeviceId, Direction, MessageId, Phase
+from eph_e2ee.vault.database import NOT_GONE, RUNNING, UNSENT, messages, replays
+from eph_e2ee.vault.keys import ROW_FORMAT
+from eph_e2ee.vault.keytree import Leaf, Region
+from eph_e2ee.vault.primitives import Key, open_sealed, pad, seal, unpad
+
+# The database's words for the enums. Their order is the format: only ever append.
+DIRECTIONS: Final = (Direction.INCOMING, Direction.OUTGOING)
+PHASES: Final = (Phase.UNSENT, Phase.UNREAD, Phase.READ, Phase.RUNNING, Phase.GONE)
+DELIVERIES: Final = (Delivery.UNSENT, Delivery.SENT, Delivery.RECEIVED)
+DIRECTION_CODES: Final = {value: code for code, value in enumerate(DIRECTIONS)}
+PHASE_CODES: Final = {value: code for code, value in enumerate(PHASES)}
+DELIVERY_CODES: Final = {value: code for code, value in enumerate(DELIVERIES)}
+GONE_CODE: Final = PHASE_CODES[Phase.GONE]
+
+ENCODER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+EMPTY = {"phase": GONE_CODE, "sealed_key": None, "content": None}
+"""What makes a row a tombstone."""
+
+FIND_REPLAY = select(replays.c.number).where(replays.c.hash == bindparam("hash"))
+READ = select(messages).where(messages.c.number == bindparam("number"))
+READ_PAGE = (
+    select(messages)
+    .where(messages.c.conversation == bindparam("of"), messages.c.number < bindparam("before"))
+    .order_by(messages.c.number.desc())
+    .limit(bindparam("count"))
+)
+READ_UNSENT = select(messages).where(text(UNSENT)).order_by(messages.c.number)
+MOVE = (
+    update(messages)
+    .where(messages.c.number == bindparam("of"))
+    .values(
+        {
+            name: bindparam(f"new_{name}")
+            for name in ("phase", "delivery", "deadline", "region", "leaf_group", "sealed_key")
+        }
+    )
+)
+ERASE = (
+    update(messages)
+    .where(messages.c.number == bindparam("of"))
+    .values(**EMPTY, deadline=bindparam("at"))
+)
+READ_RUNNING = select(messages.c.number, messages.c.leaf_group).where(
+    messages.c.conversation == bindparam("of"), text(RUNNING)
+)
+ERASE_CONVERSATION = (
+    update(messages)
+    .where(messages.c.conversation == bindparam("of"), text(NOT_GONE))
+    .values(**EMPTY, deadline=bindparam("at"))
+)
+EARLIEST = select(func.min(messages.c.deadline)).where(text(RUNNING))
+LATEST_DUE = (
+    select(messages.c.leaf_group, messages.c.number)
+    .where(messages.c.deadline <= bindparam("until"), text(RUNNING))
+    .order_by(messages.c.deadline.desc())
+    .limit(1)
+)
+SWEEP = (
+    update(messages)
+    .where(
+        messages.c.number.in_(
+            select(messages.c.number)
+            .where(messages.c.deadline <= bindparam("until"), text(RUNNING))
+            .order_by(messages.c.deadline)
+            .limit(bindparam("count"))
+        )
+    )
+    .values(**EMPTY)
+    .returning(messages.c.number, messages.c.conversation, messages.c.direction)
+)
+
+
+def leaf_of(row: Row[Any]) -> Leaf:
+    """Return the leaf that seals a row's content key."""
+    return Leaf(Region(row.region), row.leaf_group, row.number)
+
+
+def seal_content(content: Content, key: Key, number: int) -> bytes:
+    """Seal what a message holds under its own key, bound to the number of its row."""
+    return seal(key, pad(_encode(content)), _kind(number))
+
+
+def open_content(sealed: bytes, key: Key, number: int) -> Content:
+    """Open what `seal_content` made.
+
+    Raises:
+        VaultDamaged: it was not made for this row, or was altered.
+    """
+    return _decode(unpad(open_sealed(key, sealed, _kind(number))))
+
+
+def _kind(number: int) -> bytes:
+    """Return what binds a content to its row, whatever leaf its key is under."""
+    return ROW_FORMAT + b"content %d" % number
+
+
+def _encode(content: Content) -> bytes:
+    fields = [
+        content.body,
+        content.elements,
+        content.sender,
+        content.device,
+        content.message_id,
+        content.sent_at,
+    ]
+    return ENCODER.encode(fields).encode("utf-8", "surrogatepass")
+
+
+def _decode(data: bytes) -> Content:
+    try:
+        body, elements, sender, device, message_id, sent_at = json.loads(data)
+    except ValueError:
+        raise VaultDamaged("a message of the vault cannot be read: restore it") from None
+    return Content(
+        body=body,
+        elements=tuple(elements),
+        sender=BareJid(sender),
+        device=None if device is None else DeviceId(device),
+        message_id=MessageId(message_id),
+        sent_at=sent_at,
+    )
