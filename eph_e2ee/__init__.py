@@ -1,5 +1,65 @@
 """End-to-end encrypted disappearing messages for XMPP bots and clients."""
 
+from eph_e2ee.chat import Chat, attach
+from eph_e2ee.errors import (
+    EphemeralError,
+    LocalError,
+    LocalProtocolError,
+    NoEligibleDevices,
+    NotConnected,
+    NotSent,
+    Reason,
+    RemoteError,
+    RemoteProtocolError,
+    TrustUndecided,
+    VaultError,
+)
+from eph_e2ee.message import Message
+from eph_e2ee.model import (
+    Delivery,
+    Direction,
+    Erasure,
+    Expired,
+    Phase,
+    Rejection,
+    TimerChange,
+    Unsupported,
+)
+from eph_e2ee.outgoing import AGREED
+from eph_e2ee.vault.rootkey import FileRootKey, MemoryRootKey
+from eph_e2ee.xmpp.ephemeral import XEP_0466
+from eph_e2ee.xmpp.omemo import XEP_0384
+from eph_e2ee.xmpp.sce import XEP_0420
+
 __version__ = "0.1.0"
 
-__all__: list[str] = []
+__all__ = [
+    "AGREED",
+    "XEP_0384",
+    "XEP_0420",
+    "XEP_0466",
+    "Chat",
+    "Delivery",
+    "Direction",
+    "EphemeralError",
+    "Erasure",
+    "Expired",
+    "FileRootKey",
+    "LocalError",
+    "LocalProtocolError",
+    "MemoryRootKey",
+    "Message",
+    "NoEligibleDevices",
+    "NotConnected",
+    "NotSent",
+    "Phase",
+    "Reason",
+    "Rejection",
+    "RemoteError",
+    "RemoteProtocolError",
+    "TimerChange",
+    "TrustUndecided",
+    "Unsupported",
+    "VaultError",
+    "attach",
+]

@@ -143,6 +143,7 @@ class Reason(enum.Enum):
     DISTRUSTED = "the sending device is distrusted"
     MALFORMED_OMEMO = "not an OMEMO element"
     MALFORMED_BODY = "text that is not UTF-8"
+    NOT_STORED = "the vault refused it here; nothing is lost: the server's archive still has it"
 
 
 class RemoteError(EphemeralError):

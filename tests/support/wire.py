@@ -184,7 +184,7 @@ class Wire:
             for writer in writers:
                 writer.close()
             for writer in writers:
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError, asyncio.CancelledError):
                     await writer.wait_closed()
             del self._connections[task]
 

@@ -1,0 +1,283 @@
+"""`attach()` and `Chat`: what an application writes against.
+
+    chat = eph_e2ee.attach(client, vault="bot.vault", timer=timedelta(days=7))
+    client.add_event_handler("ephemeral_message", on_message)
+
+Events, in slixmpp's manner, each with one value:
+
+    ephemeral_message        `Message`: somebody, or another device of ours, has written
+    ephemeral_expired        `model.Expired`: a message has disappeared
+    ephemeral_timer_changed  `model.TimerChange`: a conversation's timer is another one
+    ephemeral_unsupported    `model.Unsupported`: devices that a message did not reach
+    ephemeral_rejected       `model.Rejection`: something arrived that was not taken
+"""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal, Self
+from xml.etree.ElementTree import Element
+
+from eph_e2ee.clock import Clock
+from eph_e2ee.conversations import Conversations
+from eph_e2ee.errors import LocalProtocolError
+from eph_e2ee.expiry import Expiry
+from eph_e2ee.incoming import Incoming, Received
+from eph_e2ee.message import Message, delta
+from eph_e2ee.model import Content, DeviceId, Entry, Erasure, Expired, Seconds
+from eph_e2ee.outgoing import AGREED, Agreed, Draft, Outgoing
+from eph_e2ee.protocol import lifetime, xml
+from eph_e2ee.protocol.capability import Capability
+from eph_e2ee.protocol.ephemeral import checked_timer
+from eph_e2ee.vault.ratchets import Ratchets
+from eph_e2ee.vault.rootkey import RootKey
+from eph_e2ee.vault.vault import Vault
+from eph_e2ee.xmpp.account import Account, Client
+from eph_e2ee.xmpp.stanzas import bare
+
+__all__ = ["Chat", "Trust", "attach"]
+
+PAGE = 200
+"""Messages decrypted at once while searching: memory stays independent of the archive."""
+
+Trust = Literal["btbv", "manual"]
+"""Blind trust before verification, or devices that the application has trusted one by one."""
+
+
+def attach(
+    client: Client,
+    *,
+    vault: str | Path,
+    timer: timedelta | None = None,
+    trust: Trust = "btbv",
+    root_key: RootKey | None = None,
+    clock: Clock | None = None,
+) -> "Chat":
+    """Give a client end-to-end encrypted messages that disappear. Call it before it connects.
+
+    Args:
+        client: a slixmpp client without an XEP-0384 plugin.
+        vault: the folder of the vault, made when it is missing; one process may use it at a time.
+        timer: whole seconds, 1 s to 2**32 - 1 s; the timer of conversations that nobody has given
+            one yet. None for none.
+        trust: how devices come to be trusted.
+        root_key: where the vault's root key is kept; by default a file in the vault.
+        clock: the clock that deadlines are measured by; by default the system's.
+
+    Raises:
+        LocalProtocolError: the client has an XEP-0384 plugin, or the timer is out of range.
+        VaultError: the vault cannot be opened; nothing in it was changed.
+    """
+    default = None if timer is None else _seconds(timer)
+    clock = Clock() if clock is None else clock
+    opened = Vault.open(Path(vault), clock=clock, root_key=root_key)
+    try:
+        account = Account.attached(
+            client, Ratchets(opened), blind_trust=trust == "btbv", now=clock.now
+        )
+    except BaseException:
+        opened.close_sync()
+        raise
+    return Chat(account, opened, clock, default)
+
+
+class Chat:
+    """One account's disappearing messages; `attach` makes it, `close` ends it.
+
+    JIDs may be given with a resource, which is not looked at. Every coroutine is safe to cancel: a
+    change is made wholly or not at all.
+    """
+
+    def __init__(
+        self, account: Account, vault: Vault, clock: Clock, default: Seconds | None
+    ) -> None:
+        self._account = account
+        self._vault = vault
+        self._clock = clock
+        self._conversations = Conversations(vault, default)
+        self._outgoing = Outgoing(account, vault, self._conversations, clock)
+        self._incoming = Incoming(account, vault, self._conversations, clock, self._deliver)
+        self._expiry = Expiry(vault, self._outgoing, clock, self._expired)
+        self._forgetting = account.start(self._expiry.run())
+        account.listen(self._incoming.accept)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def send(
+        self,
+        jid: str,
+        body: str | None = None,
+        *,
+        timer: timedelta | Agreed | None = AGREED,
+        elements: Sequence[Element] = (),
+    ) -> Message:
+        """Send a message, encrypted; it returns once the message is archived and handed over.
+
+        Args:
+            jid: the peer's account.
+            body: the text; None for a message of elements alone.
+            timer: by default the conversation's. Another one becomes the conversation's, as
+                XEP-0466 section 3.3 has it; None makes this one message permanent.
+            elements: other children of the envelope's content, each with a namespace of its own.
+
+        Raises:
+            LocalProtocolError: nothing to send, or an element or a timer that cannot be sent.
+            NotSent: no session, no device to encrypt to, or trust undecided. Nothing left.
+            VaultError: nothing left, and nothing was half done.
+        """
+        if body is None and not elements:
+            raise LocalProtocolError("a message needs a body or an element; see set_timer()")
+        own = timer if timer is None or isinstance(timer, Agreed) else _seconds(timer)
+        entry = await self._outgoing.send(Draft(bare(jid), body, tuple(elements), own))
+        if entry is None:
+            raise LocalProtocolError("the archive has no copy of the message")
+        return Message(self, entry)
+
+    async def set_timer(self, jid: str, timer: timedelta | None) -> None:
+        """Change a conversation's timer at once, without text (XEP-0466 section 3.4); None: off.
+
+        Messages that exist keep their own. Setting what is set sends nothing.
+
+        Raises:
+            LocalProtocolError: the timer is out of range.
+            NotSent: it stays as it was.
+            VaultError: it stays as it was.
+        """
+        wanted = None if timer is None else _seconds(timer)
+        peer = bare(jid)
+        if (await self._conversations.setting(peer)).timer != wanted:
+            await self._outgoing.send(Draft(peer, None, timer=wanted))
+
+    async def timer(self, jid: str) -> timedelta | None:
+        """The timer of a conversation's next message; None for none.
+
+        Raises:
+            VaultError: it cannot be read.
+        """
+        return delta((await self._conversations.setting(bare(jid))).timer)
+
+    async def capabilities(self, jid: str) -> dict[DeviceId, Capability]:
+        """What each device of an account can read and do, as far as it is known.
+
+        Raises:
+            NotSent: the server did not answer.
+        """
+        return await self._account.capabilities(bare(jid))
+
+    async def history(
+        self, jid: str, *, before: int | None = None, limit: int = 50
+    ) -> list[Message]:
+        """A conversation's messages and tombstones, the newest first.
+
+        Args:
+            jid: the peer's account.
+            before: only those with a smaller number.
+            limit: how many at most.
+
+        Raises:
+            VaultError: the archive cannot be read.
+        """
+        peer = bare(jid)
+        await self._outgoing.note_what_left()
+        entries = await self._vault.transact(lambda vault: vault.entries(peer, before, limit))
+        return [Message(self, entry) for entry in entries]
+
+    async def search(self, jid: str, text: str, *, limit: int = 50) -> list[Message]:
+        """A conversation's messages that contain a text, whatever its case; the newest first.
+
+        Every message is decrypted for it: an index on disk would keep words alive (F5).
+
+        Raises:
+            VaultError: the archive cannot be read.
+        """
+        found: list[Message] = []
+        wanted, before = text.casefold(), None
+        while len(found) < limit:
+            page = await self.history(jid, before=before, limit=PAGE)
+            found += [message for message in page if wanted in (message.body or "").casefold()]
+            if len(page) < PAGE:
+                break
+            before = page[-1].number
+        return found[:limit]
+
+    async def unsent(self) -> list[Message]:
+        """Messages of ours that may not have left, after a crash; see `Message.resend`.
+
+        Raises:
+            VaultError: the archive cannot be read.
+        """
+        await self._outgoing.note_what_left()
+        entries = await self._vault.transact(lambda vault: vault.unsent())
+        return [Message(self, entry) for entry in entries]
+
+    async def erase(self, what: Message | str) -> Erasure:
+        """Forget a message, or a whole conversation, here and now. The peer's copy is not touched.
+
+        Returns:
+            `DESTROYED`, or `PENDING` when the disk refused: it is shown no more, and tried again.
+
+        Raises:
+            VaultError: not even the intent could be written; nothing was erased.
+        """
+        if isinstance(what, Message):
+            number = what.number
+            await self._vault.transact(lambda vault: vault.erase(number))
+        else:
+            peer = bare(what)
+            await self._vault.transact(lambda vault: vault.erase_conversation(peer))
+        return await self._expiry.settle()
+
+    async def close(self) -> Erasure:
+        """End every task, handler and feature, and close the vault. It can be called again.
+
+        Returns:
+            What became of erasures that were still gathered.
+        """
+        self._account.stop_listening()
+        await self._incoming.stop()
+        self._forgetting.cancel()
+        await asyncio.gather(self._forgetting, return_exceptions=True)
+        await self._account.detach()
+        await self._expiry.note()
+        return await self._vault.close()
+
+    # -- for `Message` -------------------------------------------------------------------------
+
+    async def start_timer(self, number: int) -> Entry:
+        """Have a message's own timer run from now, unless it runs already."""
+        now = self._clock.now()
+        return await self._vault.transact(
+            lambda vault: vault.apply(number, lifetime.Event.READ, now)
+        )
+
+    async def send_again(self, entry: Entry, content: Content) -> Entry | None:
+        """Send what the archive holds under the id that it was given first."""
+        return await self._outgoing.send(
+            Draft(
+                entry.conversation,
+                content.body,
+                tuple(xml.parse(item.encode()) for item in content.elements),
+                entry.timer,
+                content.message_id,
+                entry.number,
+            )
+        )
+
+    def _deliver(self, received: Received) -> None:
+        message = Message(self, received.entry, received.findings, received.encrypted_with)
+        self._account.emit("ephemeral_message", message)
+
+    def _expired(self, expired: Expired) -> None:
+        self._account.emit("ephemeral_expired", expired)
+
+
+def _seconds(timer: timedelta) -> Seconds:
+    seconds = timer / timedelta(seconds=1)
+    if not seconds.is_integer():
+        raise LocalProtocolError("a timer is a whole number of seconds")
+    return checked_timer(int(seconds))

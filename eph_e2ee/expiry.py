@@ -1,0 +1,113 @@
+"""The end: deadline, erase, tombstone, event. The only code that waits on a clock.
+
+It needs no network (F37), and no message stops it (F38): what is due is cut in one step, whatever
+its rows hold.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from eph_e2ee.clock import Clock
+from eph_e2ee.errors import VaultClosed, VaultError
+from eph_e2ee.model import Erasure, Expired
+from eph_e2ee.vault.vault import Vault
+
+__all__ = ["Expiry"]
+
+log = logging.getLogger(__name__)
+
+GATHER: Final = 1.0
+"""Seconds for which erasures may be gathered: a burst costs one replacement of the root key."""
+
+RETRY: Final = 5.0
+"""Seconds until a disk that refused is tried again. Nothing due is shown in the meantime."""
+
+
+class Left(Protocol):
+    """Messages that have left, and whose timers are to be started."""
+
+    on_left: Callable[[], None]
+
+    @property
+    def has_unnoted(self) -> bool:
+        """Whether there are any."""
+
+    async def note_what_left(self) -> None:
+        """Start their timers."""
+
+
+class Expiry:
+    """Owns the task that forgets."""
+
+    def __init__(
+        self, vault: Vault, outgoing: Left, clock: Clock, tell: Callable[[Expired], None]
+    ) -> None:
+        self._vault = vault
+        self._outgoing = outgoing
+        self._clock = clock
+        self._tell = tell
+        self._woken = asyncio.Event()
+        self._gathered_at: float | None = None
+
+    async def run(self) -> None:
+        """Forget what is due, whenever it is; until it is cancelled or the vault is closed."""
+        self._vault.on_change = self._woken.set
+        self._outgoing.on_left = self._woken.set
+        while True:
+            self._woken.clear()
+            try:
+                until = await self._pass()
+            except VaultClosed:
+                return
+            except VaultError as error:
+                log.warning("the vault could not forget yet: %s", type(error).__name__)
+                until = self._clock.now() + RETRY
+            await self._clock.wait(self._woken, until)
+
+    async def settle(self) -> Erasure:
+        """Destroy the keys of everything that was erased, now.
+
+        Returns:
+            `PENDING` when the disk refused: `run` tries again.
+        """
+        try:
+            return await self._vault.settle()
+        except VaultError as error:
+            log.warning("the vault could not forget yet: %s", type(error).__name__)
+            return Erasure.PENDING
+
+    async def note(self) -> None:
+        """Note what has left, for the last time; the next opening does what the disk refuses."""
+        try:
+            await self._outgoing.note_what_left()
+        except VaultError as error:
+            log.warning("the vault could not be written: %s", type(error).__name__)
+
+    async def _pass(self) -> float | None:
+        """Do what is due; when to look again, None for when something changes."""
+        if self._is_due(self._vault.earliest_deadline()):
+            await self._expire()
+        if self._vault.unsettled or self._outgoing.has_unnoted:
+            if self._gathered_at is None:
+                self._gathered_at = self._clock.now() + GATHER
+            elif self._is_due(self._gathered_at):
+                self._gathered_at = None
+                await self._outgoing.note_what_left()
+                await self._vault.settle()
+        else:
+            self._gathered_at = None
+        moments = (self._vault.earliest_deadline(), self._gathered_at)
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    async def _expire(self) -> None:
+        """Cut first, for all of them at once; rows and events afterwards, in batches."""
+        await self._vault.expire_due()
+        while (swept := await self._vault.sweep()).rows:
+            for gone in swept.gone:
+                self._tell(Expired(gone.number, gone.conversation, gone.direction))
+        await self._vault.scrub()
+
+    def _is_due(self, moment: float | None) -> bool:
+        return moment is not None and self._clock.now() >= moment

@@ -1,0 +1,170 @@
+"""A message, as `Chat` gives it to the application."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+from xml.etree.ElementTree import Element
+
+from eph_e2ee.errors import LocalProtocolError
+from eph_e2ee.model import (
+    BareJid,
+    Content,
+    Delivery,
+    DeviceId,
+    Direction,
+    Entry,
+    Erasure,
+    MessageId,
+    Phase,
+    Seconds,
+)
+from eph_e2ee.protocol import xml
+from eph_e2ee.protocol.envelope import Finding
+
+__all__ = ["Conversing", "Message", "delta"]
+
+
+class Conversing(Protocol):
+    """What a message needs of its `Chat`."""
+
+    async def send(
+        self, jid: str, body: str | None = None, *, elements: Sequence[Element] = ()
+    ) -> "Message":
+        """Send a message."""
+
+    async def start_timer(self, number: int) -> Entry:
+        """Have a message's own timer run from now, unless it runs already."""
+
+    async def send_again(self, entry: Entry, content: Content) -> Entry | None:
+        """Send what the archive holds under the id that it was given first."""
+
+    async def erase(self, what: "Message | str") -> Erasure:
+        """Forget a message."""
+
+
+class Message:
+    """A message as the application sees it, or the tombstone of one. It never prints its text.
+
+    Attributes:
+        findings: what was accepted in it although it is not as it should be; empty from history.
+        encrypted_with: the OMEMO namespace that it came in; None for one of ours and from history.
+    """
+
+    def __init__(
+        self,
+        chat: "Conversing",
+        entry: Entry,
+        findings: tuple[Finding, ...] = (),
+        encrypted_with: str | None = None,
+    ) -> None:
+        self._chat = chat
+        self._entry = entry
+        self.findings = findings
+        self.encrypted_with = encrypted_with
+
+    def __repr__(self) -> str:
+        return f"<Message {self.number}: {self.direction.value}, {self.phase.value}>"
+
+    @property
+    def number(self) -> int:
+        """Its number in the vault; `ephemeral_expired` gives it again."""
+        return self._entry.number
+
+    @property
+    def conversation(self) -> BareJid:
+        """The peer's bare JID."""
+        return self._entry.conversation
+
+    @property
+    def direction(self) -> Direction:
+        """Which way it went."""
+        return self._entry.direction
+
+    @property
+    def phase(self) -> Phase:
+        """Where it stands, as of the last call on this object; `GONE` for a tombstone."""
+        return self._entry.phase
+
+    @property
+    def delivery(self) -> Delivery:
+        """How far it came."""
+        return self._entry.delivery
+
+    @property
+    def body(self) -> str | None:
+        """The text; None for a message without one and for a tombstone."""
+        return None if self._entry.content is None else self._entry.content.body
+
+    @property
+    def elements(self) -> tuple[Element, ...]:
+        """The other elements of its content."""
+        content = self._entry.content
+        return () if content is None else tuple(xml.parse(e.encode()) for e in content.elements)
+
+    @property
+    def sender(self) -> BareJid | None:
+        """The bare JID that OMEMO authenticated; None for a tombstone."""
+        return None if self._entry.content is None else self._entry.content.sender
+
+    @property
+    def device(self) -> DeviceId | None:
+        """The sending device; None for a tombstone."""
+        return None if self._entry.content is None else self._entry.content.device
+
+    @property
+    def message_id(self) -> MessageId | None:
+        """Its sender's id of it; None for a tombstone."""
+        return None if self._entry.content is None else self._entry.content.message_id
+
+    @property
+    def sent_at(self) -> datetime | None:
+        """When it was sent, in UTC; None for a tombstone."""
+        content = self._entry.content
+        return None if content is None else datetime.fromtimestamp(content.sent_at, UTC)
+
+    @property
+    def timer(self) -> timedelta | None:
+        """Its own timer, frozen since it was sent; None for a permanent message."""
+        return delta(self._entry.timer)
+
+    @property
+    def deadline(self) -> float | None:
+        """When it disappears, or did, in seconds since the epoch; None while no timer runs."""
+        return self._entry.deadline
+
+    async def mark_read(self) -> None:
+        """Say that somebody has seen it: its timer starts. Saying so again changes nothing.
+
+        Raises:
+            VaultError: its timer could not be started.
+        """
+        if self.direction is Direction.INCOMING:
+            self._entry = await self._chat.start_timer(self.number)
+
+    async def reply(self, body: str, *, elements: Sequence[Element] = ()) -> "Message":
+        """Send a text to the same conversation; see `Chat.send`."""
+        return await self._chat.send(self.conversation, body, elements=elements)
+
+    async def resend(self) -> "Message":
+        """Send one of ours again that may not have left, under its own id and timer.
+
+        A peer that has it already drops this one.
+
+        Raises:
+            LocalProtocolError: it is not unsent, or it has disappeared.
+            NotSent, VaultError: as for `Chat.send`.
+        """
+        content = self._entry.content
+        if self.delivery is not Delivery.UNSENT or content is None:
+            raise LocalProtocolError("only a message that is unsent can be sent again")
+        entry = await self._chat.send_again(self._entry, content)
+        return Message(self._chat, entry or self._entry)
+
+    async def erase(self) -> Erasure:
+        """Forget it here; see `Chat.erase`."""
+        return await self._chat.erase(self)
+
+
+def delta(timer: Seconds | None) -> timedelta | None:
+    """A timer as applications see it."""
+    return None if timer is None else timedelta(seconds=timer)

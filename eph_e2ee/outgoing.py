@@ -1,0 +1,268 @@
+"""The way out: compose, timer, envelope, OMEMO, archive, stream.
+
+Nothing leaves before its ratchet and its archived copy are committed, and nothing ever leaves in
+clear. Read `Outgoing.send` from top to bottom.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Final
+from xml.etree.ElementTree import Element
+
+from eph_e2ee.clock import Clock
+from eph_e2ee.conversations import Conversations
+from eph_e2ee.errors import NoEligibleDevices
+from eph_e2ee.model import (
+    BareJid,
+    Content,
+    Delivery,
+    DeviceId,
+    Direction,
+    Entry,
+    MessageId,
+    Seconds,
+    TimerChange,
+    Unsupported,
+)
+from eph_e2ee.protocol import agreement, ephemeral, lifetime, xml
+from eph_e2ee.protocol.agreement import Agreement
+from eph_e2ee.vault.archive import NewMessage, Transaction
+from eph_e2ee.vault.vault import Vault
+from eph_e2ee.xmpp.account import Account
+from eph_e2ee.xmpp.gate import Pending
+from eph_e2ee.xmpp.omemo import Sealed
+
+__all__ = ["AGREED", "Agreed", "Draft", "Outgoing"]
+
+
+class Agreed:
+    """The type of `AGREED`."""
+
+    def __repr__(self) -> str:
+        return "AGREED"
+
+
+AGREED: Final = Agreed()
+"""The timer of a message that has none of its own: the conversation's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What the application wants to say.
+
+    Attributes:
+        recipient: the bare JID of the peer.
+        body: the text; None changes the timer without text (XEP-0466 section 3.4).
+        elements: other children of the content.
+        timer: `AGREED`, or a timer that becomes the conversation's; None with a body makes this
+            message permanent, and without one turns the conversation's timer off.
+        message_id: the id of an earlier attempt, which this one repeats; else a new one is made.
+        number: the archive's row of that attempt.
+    """
+
+    recipient: BareJid
+    body: str | None = field(repr=False)
+    elements: tuple[Element, ...] = field(default=(), repr=False)
+    timer: Seconds | Agreed | None = AGREED
+    message_id: MessageId | None = None
+    number: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Parcel:
+    """A draft, sealed: its timer is frozen and its ratchet has turned, in memory."""
+
+    draft: Draft
+    message_id: MessageId
+    timer: Seconds | None
+    before: Agreement
+    after: Agreement
+    setting: str | None
+    sealed: Sealed
+
+
+class Outgoing:
+    """Sends. Owns no task."""
+
+    def __init__(
+        self, account: Account, vault: Vault, conversations: Conversations, clock: Clock
+    ) -> None:
+        self._account = account
+        self._vault = vault
+        self._conversations = conversations
+        self._clock = clock
+        self._left: list[tuple[int, float]] = []
+        self._warned: dict[BareJid, frozenset[DeviceId]] = {}
+        self.on_left: Callable[[], None] = lambda: None
+
+    async def send(self, draft: Draft) -> Entry | None:
+        """Say it; the archived copy, or None for a change of the timer, which is not archived.
+
+        A session that ends meanwhile leaves it in the archive, unsent. Canceling it is safe: either
+        nothing has happened, or it is in the archive, unsent until it is known to have left.
+
+        Raises:
+            LocalProtocolError: an element or a timer that cannot be sent.
+            NotSent: nothing left, nothing was archived.
+            VaultError: nothing left, and nothing was half done.
+        """
+        self._account.check_session()
+        await self._account.prepare(draft.recipient)
+        try:
+            pending = await self._begun(draft)
+            entry: Entry | None = await pending.finish()
+        except BaseException:
+            self._conversations.forget(draft.recipient)
+            raise
+        parcel = pending.value
+        if self._account.has_session:
+            self._account.send(draft.recipient, parcel.message_id, parcel.sealed)
+            entry = entry and self._has_left(entry)
+        self._tell(parcel)
+        return entry
+
+    async def note_what_left(self) -> None:
+        """Start the timers of messages that have left; one write for all of them.
+
+        Raises:
+            VaultError: they stay noted, for the next time.
+        """
+        left, self._left = self._left, []
+        if not left:
+            return
+        try:
+            await self._vault.transact(lambda vault: _start(vault, left))
+        except BaseException:
+            self._left = left + self._left
+            raise
+
+    @property
+    def has_unnoted(self) -> bool:
+        """Whether messages have left whose timers are not yet running in the archive."""
+        return bool(self._left)
+
+    # -- one step each -------------------------------------------------------------------------
+
+    async def _begun(self, draft: Draft) -> Pending[_Parcel, Entry | None]:
+        """Sealed, with its commit queued; a recipient without devices is asked for once more."""
+        try:
+            return await self._account.begin(lambda: self._sealed(draft), self._archived)
+        except NoEligibleDevices:
+            await self._account.prepare(draft.recipient, again=True)
+        return await self._account.begin(lambda: self._sealed(draft), self._archived)
+
+    async def _sealed(self, draft: Draft) -> _Parcel:
+        """Under the lock: the timer that stands now is the message's own from here on (F29)."""
+        before = await self._conversations.setting(draft.recipient)
+        after = self._agreed(before, draft)
+        agreed, opting_out = agreement.outgoing(after)
+        timer = agreed if isinstance(draft.timer, Agreed) else draft.timer
+        envelope = self._account.build(
+            _content(draft, timer, opting_out=opting_out), to=draft.recipient
+        )
+        sealed = await self._account.seal(draft.recipient, envelope)
+        return _Parcel(
+            draft=draft,
+            message_id=draft.message_id or self._account.new_id(),
+            timer=timer,
+            before=before,
+            after=after,
+            setting=self._conversations.change(draft.recipient, before, after),
+            sealed=sealed,
+        )
+
+    def _agreed(self, setting: Agreement, draft: Draft) -> Agreement:
+        """The setting once this message is out; a timer of its own is a change (XEP-0466 3.3)."""
+        permanent = draft.timer is None and draft.body is not None
+        if isinstance(draft.timer, Agreed) or permanent or draft.number is not None:
+            return setting
+        return agreement.set_timer(
+            setting,
+            draft.timer,
+            author=self._account.bare,
+            device=self._account.device,
+            stamp=self._clock.now(),
+        )
+
+    def _archived(self, parcel: _Parcel) -> Callable[[Transaction], Entry | None]:
+        now = self._clock.now()
+
+        def work(vault: Transaction) -> Entry | None:
+            self._conversations.write(vault, parcel.draft.recipient, parcel.setting)
+            if parcel.draft.body is None and not parcel.draft.elements:
+                return None
+            if parcel.draft.number is not None:
+                return vault.entry(parcel.draft.number)
+            return vault.add(self._message(parcel, now))
+
+        return work
+
+    def _message(self, parcel: _Parcel, now: float) -> NewMessage:
+        return NewMessage(
+            conversation=parcel.draft.recipient,
+            direction=Direction.OUTGOING,
+            lifetime=lifetime.created(Direction.OUTGOING, parcel.timer),
+            delivery=Delivery.UNSENT,
+            content=Content(
+                body=parcel.draft.body,
+                elements=tuple(xml.serialize(item).decode() for item in parcel.draft.elements),
+                sender=self._account.bare,
+                device=self._account.device,
+                message_id=parcel.message_id,
+                sent_at=now,
+            ),
+        )
+
+    def _has_left(self, entry: Entry) -> Entry:
+        now = self._clock.now()
+        self._left.append((entry.number, now))
+        self.on_left()
+        started = lifetime.step(
+            lifetime.Lifetime(entry.phase, entry.timer, entry.deadline), lifetime.Event.SENT, now
+        )
+        return replace(
+            entry, phase=started.phase, deadline=started.deadline, delivery=Delivery.SENT
+        )
+
+    def _tell(self, parcel: _Parcel) -> None:
+        recipient = parcel.draft.recipient
+        if parcel.before.timer != parcel.after.timer:
+            self._account.emit(
+                "ephemeral_timer_changed",
+                TimerChange(
+                    recipient,
+                    parcel.before.timer,
+                    parcel.after.timer,
+                    self._account.bare,
+                    self._account.device,
+                    own=True,
+                ),
+            )
+        if self._warned.get(recipient, frozenset()) != parcel.sealed.unreached:
+            self._warned[recipient] = parcel.sealed.unreached
+            if parcel.sealed.unreached:
+                self._account.emit(
+                    "ephemeral_unsupported", Unsupported(recipient, parcel.sealed.unreached)
+                )
+
+
+def _content(draft: Draft, timer: Seconds | None, *, opting_out: bool) -> list[Element]:
+    """The children of `<content>`: the text, the timer, what else the application gave."""
+    content: list[Element] = []
+    if draft.body is not None:
+        body = Element("{jabber:client}body")
+        body.text = draft.body
+        content.append(body)
+    if timer is not None:
+        content.append(ephemeral.write(timer))
+    elif draft.body is None and not draft.elements:
+        content.extend(ephemeral.write_off())
+    elif opting_out:
+        content.append(ephemeral.write_opt_out())
+    content.extend(draft.elements)
+    return content
+
+
+def _start(vault: Transaction, left: list[tuple[int, float]]) -> None:
+    for number, at in left:
+        vault.apply(number, lifetime.Event.SENT, at)

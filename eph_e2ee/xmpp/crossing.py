@@ -1,0 +1,84 @@
+"""Two devices that begin a session with each other at the same moment.
+
+The key exchanges cross: each replaces the session that the other side has just begun, so that both
+end up with the one that the other has given up, and nothing opens any more, for good: python-omemo
+keeps one session a device. Here the session of ours that a key exchange replaces is laid aside, and
+changes places with the other one when a message comes in it. Whatever is sent meanwhile opens, and
+once one side has answered the other, both are in one session.
+"""
+
+from contextlib import suppress
+from typing import Any, Final
+
+import omemo
+from doubleratchet import DuplicateMessageException
+from omemo.backend import Backend, DecryptionFailed
+from omemo.session import Initiation, Session
+
+__all__ = ["changed_places", "is_lost", "kept_aside", "purge", "settled"]
+
+ASIDE: Final = "/aside"
+"""Set behind a bare JID, it names the session laid aside: no bare JID has a slash."""
+
+
+async def settled(backend: Backend, message: omemo.Message) -> bool:
+    """Tell whether the session that a message's key exchange builds stands already."""
+    exchanges = [exchange for _, exchange in message.keys if exchange is not None]
+    for name in (message.bare_jid, message.bare_jid + ASIDE) if exchanges else ():
+        session = await backend.load_session(name, message.device_id)
+        if session is not None and session.initiation is Initiation.PASSIVE:
+            standing = session.key_exchange
+            if any(standing.builds_same_session(exchange) for exchange in exchanges):
+                return True
+    return False
+
+
+async def kept_aside(backend: Backend, message: omemo.Message) -> None:
+    """Lay our own session aside before a key exchange replaces it unanswered."""
+    session = await backend.load_session(message.bare_jid, message.device_id)
+    if session is None or session.initiation is not Initiation.ACTIVE or session.confirmed:
+        return
+    await backend.store_session(_named(session, message.bare_jid + ASIDE))
+
+
+async def changed_places(backend: Backend, message: omemo.Message) -> bool:
+    """Let the session laid aside and the other one change places; False where there is none."""
+    aside = await backend.load_session(message.bare_jid + ASIDE, message.device_id)
+    session = await backend.load_session(message.bare_jid, message.device_id)
+    if aside is None or session is None:
+        return False
+    await backend.store_session(_named(aside, message.bare_jid))
+    await backend.store_session(_named(session, message.bare_jid + ASIDE))
+    return True
+
+
+def is_lost(failure: DecryptionFailed) -> bool:
+    """Tell whether a message did not open in this session; a duplicate opened before."""
+    return not isinstance(failure.__cause__, DuplicateMessageException)
+
+
+async def purge(backend: Any, bare_jid: str) -> None:
+    """Forget the sessions with an account, also those laid aside.
+
+    Args:
+        backend: `super()` of the backend that is asked to.
+        bare_jid: the account.
+    """
+    for name in (bare_jid, bare_jid + ASIDE):
+        with suppress(KeyError):  # python-omemo's answer where there are none
+            await backend.purge_bare_jid(name)
+
+
+def _named(session: Session, bare_jid: str) -> Session:
+    """The same session under another name; both backends' sessions are made alike."""
+    kept: Any = session
+    renamed: Session = type(kept)(
+        bare_jid,
+        kept.device_id,
+        kept.initiation,
+        kept.key_exchange,
+        kept.associated_data,
+        kept.double_ratchet,
+        kept.confirmed,
+    )
+    return renamed

@@ -1,0 +1,194 @@
+"""OMEMO operations, one at a time.
+
+python-omemo is not re-entrant: once its storage really waits, concurrent encrypts share one message
+key and concurrent decrypts roll the ratchet back (F43). So every operation runs alone, under one
+lock, and in three steps:
+
+1. under the lock: load, compute, store; no network. What would have to be downloaded ends the
+   operation, is fetched without the lock, and the operation starts again;
+2. commit: what was stored becomes durable, together with the caller's own rows;
+3. only then: what python-omemo wanted to send or publish meanwhile goes out.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+
+import omemo
+from omemo.storage import Storage
+
+from eph_e2ee.errors import EphemeralError
+
+__all__ = ["Absent", "Gate", "Pending", "Transactional", "Unit"]
+
+Value = TypeVar("Value")
+Result = TypeVar("Result")
+Work = Callable[[Any], Any]
+
+MAXIMUM_FETCHES = 256
+"""Downloads for one operation: device lists and bundles. A peer with more devices than that is
+publishing them to slow us down."""
+
+
+@runtime_checkable
+class Transactional(Protocol):
+    """A storage that gathers what is stored and writes it in one commit."""
+
+    def commit_with(self, work: Work | None) -> Awaitable[Any]:
+        """Queue everything pending, and `work` with it, for one commit; await it for its result."""
+
+    def discard(self) -> None:
+        """Forget what is pending."""
+
+    def forget_cached(self) -> None:
+        """Read everything again: a commit has failed."""
+
+
+class Absent(Exception):
+    """Something has to be downloaded before the operation can go on."""
+
+    def __init__(self, name: tuple[object, ...], fetch: Callable[[], Awaitable[Any]]) -> None:
+        super().__init__()
+        self.name = name
+        self.fetch = fetch
+
+
+Leaving = dict[tuple[object, ...], Callable[[], Awaitable[None]]]
+"""What waits for a commit, by a name under which the newest alone counts."""
+
+
+@dataclass(slots=True)
+class Unit:
+    """One operation under the lock: what it fetched, and what may leave after its commit."""
+
+    fetched: dict[tuple[object, ...], object] = field(default_factory=dict)
+    messages: Leaving = field(default_factory=dict)
+    uploads: Leaving = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Pending(Generic[Value, Result]):
+    """An operation that is queued for its commit, in the order in which the lock was held.
+
+    Attributes:
+        value: what the operation returned.
+    """
+
+    value: Value = field(repr=False)
+    _written: Awaitable[Result] = field(repr=False)
+    _unit: Unit = field(repr=False)
+    _forget: Callable[[], Awaitable[None]] = field(repr=False)
+
+    async def finish(self) -> Result:
+        """Wait for the commit, then send the messages that waited for it.
+
+        Raises:
+            VaultError: nothing was committed and nothing has left; the operation can be repeated.
+        """
+        try:
+            result = await self._written
+        except EphemeralError:
+            await self._forget()
+            raise
+        for send in self._unit.messages.values():
+            await send()
+        return result
+
+    async def publish(self) -> None:
+        """Upload the bundles and device lists that waited for the commit, each once.
+
+        Raises:
+            OMEMOException: the first failure, after all were tried; the next start mends it.
+        """
+        failures = [
+            outcome
+            for upload in self._unit.uploads.values()
+            if isinstance(outcome := await _outcome(upload), omemo.OMEMOException)
+        ]
+        if failures:
+            raise failures[0]
+
+
+class Gate:
+    """The one lock of a session manager, re-entrant within a task."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._lock = asyncio.Lock()
+        self._owner: asyncio.Task[Any] | None = None
+        self._unit: Unit | None = None
+
+    @property
+    def unit(self) -> Unit | None:
+        """The operation that this task runs under the lock, if it does."""
+        return self._unit if self._owner is asyncio.current_task() else None
+
+    async def begin(
+        self,
+        operation: Callable[[], Awaitable[Value]],
+        work: Callable[[Value], Work] | None = None,
+    ) -> Pending[Value, Any]:
+        """Run `operation` alone and queue its commit; `work(value)` is written with it.
+
+        Canceling it is safe: what was stored is discarded unless the commit has been queued.
+
+        Raises:
+            Exception: whatever `operation` raises, after everything it stored was discarded.
+        """
+        unit = Unit()
+        for _ in range(MAXIMUM_FETCHES):
+            try:
+                async with self._held(unit):
+                    value = await operation()
+                    written = self._commit(None if work is None else work(value))
+                    return Pending(value, written, unit, self._forget)
+            except Absent as absent:
+                unit.fetched[absent.name] = await _outcome(absent.fetch)
+        raise omemo.OMEMOException("more device lists and bundles than one operation may fetch")
+
+    async def run(self, operation: Callable[[], Awaitable[Value]]) -> Value:
+        """Run `operation` alone, commit, and let out what waited; within itself, just run it."""
+        if self.unit is not None:
+            return await operation()
+        pending = await self.begin(operation)
+        await pending.finish()
+        await pending.publish()
+        return pending.value
+
+    @asynccontextmanager
+    async def _held(self, unit: Unit) -> AsyncIterator[None]:
+        async with self._lock:
+            self._owner, self._unit = asyncio.current_task(), unit
+            unit.messages.clear()
+            unit.uploads.clear()
+            try:
+                yield
+            except BaseException:
+                if isinstance(self._storage, Transactional):
+                    self._storage.discard()
+                raise
+            finally:
+                self._owner = self._unit = None
+
+    async def _forget(self) -> None:
+        """Read everything again, but not while an operation is half done: it would keep half."""
+        async with self._lock:
+            if isinstance(self._storage, Transactional):
+                self._storage.forget_cached()
+
+    def _commit(self, work: Work | None) -> Awaitable[Any]:
+        if isinstance(self._storage, Transactional):
+            return self._storage.commit_with(work)
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
+
+
+async def _outcome(fetch: Callable[[], Awaitable[Any]]) -> object:
+    """What a download gave, or the exception that it ended with: the operation decides."""
+    try:
+        return await fetch()
+    except omemo.OMEMOException as failure:
+        return failure

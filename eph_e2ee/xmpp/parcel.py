@@ -1,0 +1,204 @@
+"""The `<encrypted/>` element: read without trusting it, and what opening it gave."""
+
+import base64
+from dataclasses import dataclass, field
+from xml.etree.ElementTree import Element, SubElement
+
+import oldmemo
+import oldmemo.etree
+import omemo
+import twomemo
+import twomemo.etree
+from doubleratchet import DuplicateMessageException
+from omemo.session_manager import (
+    MessageNotForUs,
+    SenderDistrusted,
+    SenderNotFound,
+    XMPPInteractionFailed,
+)
+from omemo.storage import StorageException
+from omemo.types import DeviceInformation
+
+from eph_e2ee.errors import EphemeralError, Reason, RemoteProtocolError
+from eph_e2ee.xmpp.gate import Absent
+
+__all__ = [
+    "MODERN",
+    "OLD",
+    "Opened",
+    "encrypted_child",
+    "fingerprint",
+    "opened",
+    "own_share",
+    "parsed",
+    "parsed_legacy",
+    "written",
+]
+
+MODERN: str = twomemo.twomemo.NAMESPACE
+"""urn:xmpp:omemo:2"""
+
+OLD: str = oldmemo.oldmemo.NAMESPACE
+"""eu.siacs.conversations.axolotl"""
+
+KEY_EXCHANGE = b"\x08"
+"""First byte of a serialized key exchange; an authenticated message begins with 0x0a."""
+
+LONGEST_KEY = 4096
+"""Base64 characters of one key: about 400 are in use; more is no key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A decrypted stanza.
+
+    Attributes:
+        namespace: the OMEMO namespace that it was encrypted in.
+        plaintext: bytes of the envelope (omemo:2) or of the body (legacy); None for an empty
+            message, which only turns a ratchet.
+        device: the sending device, authenticated by its session.
+    """
+
+    namespace: str
+    plaintext: bytes | None = field(repr=False)
+    device: DeviceInformation
+
+
+def encrypted_child(stanza: Element, namespace: str) -> Element | None:
+    """The one `<encrypted/>` of a namespace; None where there is none.
+
+    Raises:
+        RemoteProtocolError: there are several.
+    """
+    found = stanza.findall(f"{{{namespace}}}encrypted")
+    if len(found) > 1:
+        raise RemoteProtocolError(Reason.MALFORMED_OMEMO)
+    return found[0] if found else None
+
+
+def own_share(encrypted: Element, bare_jid: str, device_id: int) -> Element:
+    """A copy of an omemo:2 `<encrypted/>` with the one key that is for this device.
+
+    Reading the other devices' keys is work that a sender could make as long as it likes. A key
+    exchange that is not marked as one (QXmpp's later messages) is told by its first byte.
+
+    Raises:
+        RemoteProtocolError: `NOT_FOR_THIS_DEVICE`, or `MALFORMED_OMEMO`.
+    """
+    header = encrypted.find(f"{{{MODERN}}}header")
+    if header is None:
+        raise RemoteProtocolError(Reason.MALFORMED_OMEMO)
+    keys = [
+        key
+        for group in header.findall(f"{{{MODERN}}}keys")
+        if group.get("jid") == bare_jid
+        for key in group.findall(f"{{{MODERN}}}key")
+        if key.get("rid") == str(device_id)
+    ]
+    if not keys:
+        raise RemoteProtocolError(Reason.NOT_FOR_THIS_DEVICE)
+    share = Element(f"{{{MODERN}}}encrypted")
+    kept = SubElement(share, f"{{{MODERN}}}header", {"sid": header.get("sid", "")})
+    group = SubElement(kept, f"{{{MODERN}}}keys", {"jid": bare_jid})
+    group.append(_marked(keys[0]))
+    payload = encrypted.find(f"{{{MODERN}}}payload")
+    if payload is not None:
+        share.append(payload)
+    return share
+
+
+def fingerprint(stanza: Element, bare_jid: str, device_id: int) -> str | None:
+    """The ratchet message for this device in omemo:2, which never comes twice but in a replay."""
+    try:
+        encrypted = encrypted_child(stanza, MODERN)
+        share = None if encrypted is None else own_share(encrypted, bare_jid, device_id)
+    except RemoteProtocolError:
+        return None
+    return None if share is None else share.findtext(f".//{{{MODERN}}}key")
+
+
+def _marked(key: Element) -> Element:
+    text = (key.text or "").strip()
+    marked = Element(key.tag, {"rid": key.get("rid", "")})
+    marked.text = text
+    marked.set("kex", "true" if _decoded(text).startswith(KEY_EXCHANGE) else "false")
+    return marked
+
+
+def _decoded(key: str) -> bytes:
+    if len(key) <= LONGEST_KEY:
+        try:
+            return base64.b64decode(key, validate=True)
+        except ValueError:  # what is not ASCII is no binascii.Error
+            pass
+    raise RemoteProtocolError(Reason.MALFORMED_OMEMO)
+
+
+def parsed(share: Element, sender: str) -> omemo.Message:
+    """The message in an omemo:2 element.
+
+    Raises:
+        RemoteProtocolError: `MALFORMED_OMEMO`.
+    """
+    try:
+        return twomemo.etree.parse_message(share, sender)
+    except Exception:  # noqa: BLE001, S110 -- schema, base64 and protobuf raise what they like
+        pass
+    raise RemoteProtocolError(Reason.MALFORMED_OMEMO)
+
+
+async def parsed_legacy(
+    encrypted: Element, sender: str, own: str, sessions: omemo.SessionManager
+) -> omemo.Message:
+    """The message in a legacy element, for which the sender's identity key is looked up.
+
+    Raises:
+        RemoteProtocolError: `MALFORMED_OMEMO`, or `UNKNOWN_SENDER`.
+    """
+    try:
+        return await oldmemo.etree.parse_message(encrypted, sender, own, sessions)
+    except (Absent, EphemeralError, StorageException):
+        raise
+    except (SenderNotFound, XMPPInteractionFailed):
+        reason = Reason.UNKNOWN_SENDER
+    except Exception:  # noqa: BLE001 -- schema, base64 and protobuf raise what they like
+        reason = Reason.MALFORMED_OMEMO
+    raise RemoteProtocolError(reason)
+
+
+def written(message: omemo.Message) -> Element:
+    """The `<encrypted/>` element of a message of ours."""
+    if message.namespace == MODERN:
+        return twomemo.etree.serialize_message(message)
+    return oldmemo.etree.serialize_message(message)
+
+
+async def opened(sessions: omemo.SessionManager, message: omemo.Message) -> Opened:
+    """Decrypt a message; its ratchet turns in storage, not yet on disk.
+
+    Raises:
+        RemoteProtocolError: it does not open. Neither its text nor its context holds anything of
+            the message: it is raised outside of the handler that caught the cause.
+    """
+    try:
+        plaintext, device, _ = await sessions.decrypt(message)
+        return Opened(message.namespace, plaintext, device)
+    except (Absent, EphemeralError, StorageException):
+        raise
+    except omemo.OMEMOException as failure:
+        reason = _reason(failure)
+    except Exception:  # noqa: BLE001 -- a peer's bytes reach libraries that raise what they like
+        reason = Reason.UNDECRYPTABLE
+    raise RemoteProtocolError(reason)
+
+
+def _reason(failure: omemo.OMEMOException) -> Reason:
+    if isinstance(failure.__cause__, DuplicateMessageException):
+        return Reason.DUPLICATE
+    if isinstance(failure, MessageNotForUs):
+        return Reason.NOT_FOR_THIS_DEVICE
+    if isinstance(failure, SenderDistrusted):
+        return Reason.DISTRUSTED
+    if isinstance(failure, SenderNotFound | XMPPInteractionFailed):
+        return Reason.UNKNOWN_SENDER
+    return Reason.UNDECRYPTABLE

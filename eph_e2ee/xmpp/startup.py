@@ -1,0 +1,321 @@
+"""OMEMO's life on a client: started at bind, tried again after a failure, ended without a trace."""
+
+import asyncio
+from abc import ABCMeta
+from collections.abc import Awaitable
+from typing import Any, ClassVar, cast
+
+import oldmemo.migrations
+import oldmemo.oldmemo
+import omemo
+import slixmpp_omemo
+from omemo.types import DeviceInformation
+from slixmpp import JID
+from slixmpp.exceptions import IqError, IqTimeout
+from slixmpp.plugins.base import register_plugin
+from slixmpp.plugins.xep_0380.eme import XEP_0380
+from slixmpp.stanza import Message
+from slixmpp_omemo import TrustLevel
+from slixmpp_omemo.xep_0384 import (
+    OLDMEMO_DEVICE_LIST_NODE,
+    TWOMEMO_DEVICE_LIST_NODE,
+    _download_bundle,
+    _make_session_manager,
+)
+
+from eph_e2ee.model import DeviceId
+from eph_e2ee.protocol.capability import LABEL_MARKER, Answer, DeviceFacts, assess, is_marked
+from eph_e2ee.xmpp.features import Features
+from eph_e2ee.xmpp.gate import Gate
+from eph_e2ee.xmpp.parcel import MODERN, OLD
+from eph_e2ee.xmpp.redaction import contained, withhold
+from eph_e2ee.xmpp.sce import XEP_0420
+from eph_e2ee.xmpp.sessions import Legacy, Modern, Sessions
+
+__all__ = ["Startup"]
+
+DEVICE_LIST_NODES = (TWOMEMO_DEVICE_LIST_NODE, OLDMEMO_DEVICE_LIST_NODE)
+
+NODES = {MODERN: TWOMEMO_DEVICE_LIST_NODE, OLD: OLDMEMO_DEVICE_LIST_NODE}
+
+FRESH = 60
+"""Seconds for which a device list that nobody sends us updates of is good enough."""
+
+PROVEN = "/eph_e2ee/reads_sce"
+"""Where the storage keeps which devices have sent us an envelope: a list of "jid device"."""
+
+RETRY = "eph_e2ee: start OMEMO again"
+FIRST_RETRY, LONGEST_RETRY = 5, 300
+"""Seconds until the first attempt after a failed start, doubled up to the longest."""
+
+
+class Startup(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
+    """The part of the plugin that owns tasks, handlers and features."""
+
+    dependencies: ClassVar[set[str]] = slixmpp_omemo.XEP_0384.dependencies | {
+        "xep_0115",
+        "xep_0380",
+        "xep_0420",
+    }
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # slixmpp looks for the plugins that this one needs right after making it.
+        register_plugin(XEP_0420)
+        self._features = Features(
+            self.xmpp,
+            *(f"{node}+notify" for node in (TWOMEMO_DEVICE_LIST_NODE, OLDMEMO_DEVICE_LIST_NODE)),
+        )
+        self._gate: Gate | None = None
+        self._sessions: Sessions | None = None
+        self._running = asyncio.Event()
+        self._starting: asyncio.Task[Sessions] | None = None
+        self._shutdown: asyncio.Task[None] | None = None
+        self._asked: dict[str, tuple[float, asyncio.Task[None]]] = {}
+        self._retry_after = FIRST_RETRY
+        self._proven: set[str] = set()
+        self._own_device = 0
+        self._ended = False
+
+    # -- the plugin's life ---------------------------------------------------------------------
+
+    def plugin_init(self) -> None:
+        """Register what slixmpp-omemo registers, and keep the neighbours' logs clean."""
+        withhold()
+        XEP_0380.mechanisms.setdefault(MODERN, "OMEMO")
+        super().plugin_init()
+
+    def plugin_end(self) -> None:
+        """Leave slixmpp as it was before, and end every task."""
+        self._ended = True
+        super().plugin_end()
+        self.xmpp.del_event_handler("changed_subscription", self._on_subscription_changed)
+        self.xmpp.cancel_schedule(RETRY)
+        for node in DEVICE_LIST_NODES:
+            self.xmpp.plugin["xep_0030"].del_feature(feature=f"{node}+notify")
+            self.xmpp.plugin["xep_0060"].node_event_map.pop(node, None)
+        self._features.withdraw()
+        for task in (self._starting, *(task for _, task in self._asked.values())):
+            if task is not None:
+                task.cancel()
+        if self._sessions is not None:
+            self._shutdown = asyncio.ensure_future(self._sessions.shutdown())
+            self._sessions = None
+
+    def session_bind(self, jid: JID) -> None:
+        """Ask for device lists under the resource that was bound, and start OMEMO."""
+        self._asked.clear()
+        self._features.advertise(jid)
+        self._start_soon()
+
+    async def ended(self) -> None:
+        """Wait, after the plugin's end, until nothing of it runs any more."""
+        tasks = [task for task in (self._starting, self._shutdown) if task is not None]
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def get_session_manager(self) -> Sessions:
+        """The session manager, started when it is not yet; a failed start is tried again.
+
+        Canceling it is safe: the start goes on.
+
+        Raises:
+            OMEMOException: the server could not be asked, or did not take our keys; or the plugin
+                has ended.
+            VaultError: the vault could not be read or written.
+        """
+        if self._sessions is not None:
+            return self._sessions
+        if self._ended:
+            raise omemo.OMEMOException("OMEMO has ended with its plugin")
+        return await asyncio.shield(self._attempt())
+
+    async def running(self) -> None:
+        """Return once OMEMO runs, however many attempts that takes. Canceling it is safe."""
+        self._start_soon()
+        await self._running.wait()
+
+    def _start_soon(self) -> None:
+        if self._sessions is None and not self._ended:
+            self._attempt()
+
+    def _attempt(self) -> asyncio.Task[Sessions]:
+        # One that has just failed may not have had its callback yet.
+        if self._starting is None or self._starting.done():
+            self._starting = asyncio.ensure_future(self._start())
+            self._starting.add_done_callback(self._started)
+        return self._starting
+
+    def _started(self, task: asyncio.Task[Sessions]) -> None:
+        if self._starting is task:
+            self._starting = None
+        if task.cancelled() or self._ended:
+            return
+        if task.exception() is None:
+            self._retry_after = FIRST_RETRY
+            self._running.set()
+            self.xmpp.event("omemo_initialized")
+            return
+        if RETRY not in self.xmpp.scheduled_events:
+            self.xmpp.schedule(RETRY, self._retry_after, self._start_soon)
+        self._retry_after = min(2 * self._retry_after, LONGEST_RETRY)
+
+    async def _start(self) -> Sessions:
+        storage, legacy = self.storage, self.legacy_storage
+        gate = self.gate
+        if legacy is not None:
+            undecided, distrusted = TrustLevel.UNDECIDED.value, TrustLevel.DISTRUSTED.value
+            await oldmemo.migrations.migrate(
+                legacy, storage, undecided, undecided, distrusted, self._legacy_bundle
+            )
+        backends: list[Modern | Legacy] = [Modern(storage), Legacy(storage)]
+        for backend in backends:
+            backend.gate = gate
+        made = self._session_manager_class(gate, backends)
+        pending = await gate.begin(
+            lambda: made.create(
+                list(backends),
+                storage,
+                self.xmpp.boundjid.bare,
+                initial_own_label=LABEL_MARKER,
+                undecided_trust_level_name=TrustLevel.UNDECIDED.value,
+            )
+        )
+        sessions = pending.value
+        try:
+            await pending.finish()
+            await pending.publish()
+            await sessions.ensure_data_consistency()
+            await sessions.after_history_sync()
+            await self._introduce(sessions)
+        except BaseException:
+            await sessions.shutdown()  # python-omemo's task, which rotates keys, runs already
+            raise
+        self._sessions = sessions
+        return sessions
+
+    def _session_manager_class(self, gate: Gate, backends: list[Modern | Legacy]) -> type[Sessions]:
+        network = _make_session_manager(self.xmpp, self)
+        made = type(
+            "SessionManager",
+            (Sessions, network),
+            {
+                "gate": gate,
+                "backends": {backend.namespace: backend for backend in backends},
+                "router": self,
+                "own_bare_jid": self.xmpp.boundjid.bare,
+                "network": network,
+            },
+        )
+        return cast("type[Sessions]", made)
+
+    def _legacy_bundle(
+        self, bare_jid: str, device_id: int
+    ) -> Awaitable[oldmemo.oldmemo.BundleImpl]:
+        download = _download_bundle(self.xmpp.plugin["xep_0060"], OLD, bare_jid, device_id)
+        return cast("Awaitable[oldmemo.oldmemo.BundleImpl]", download)
+
+    async def _introduce(self, sessions: Sessions) -> None:
+        """Learn our own device id, who reads envelopes, and tell others that we do (a label)."""
+        own, _ = await sessions.get_own_device_information()
+        self._own_device = own.device_id
+        self._proven = set((await self.storage.load_list(PROVEN, str)).maybe([]))
+        if own.label is None:
+            await sessions.set_own_label(LABEL_MARKER)
+
+    # -- device lists --------------------------------------------------------------------------
+
+    async def refresh_device_lists(self, jids: set[JID], force_download: bool = False) -> None:  # noqa: FBT001, FBT002 -- slixmpp-omemo's signature
+        """Have the device lists of accounts at hand, as slixmpp-omemo does; a burst asks once.
+
+        Raises:
+            OMEMOException: the server could not be asked.
+        """
+        await self.get_session_manager()
+        now = self.xmpp.loop.time()
+        for bare in {jid.bare for jid in jids}:
+            asked = self._asked.get(bare)
+            if asked is None or force_download or (asked[1].done() and now - asked[0] > FRESH):
+                refresh = super().refresh_device_lists({JID(bare)}, force_download)
+                asked = self._asked[bare] = now, asyncio.ensure_future(refresh)
+            try:
+                await asyncio.shield(asked[1])
+            except BaseException:
+                self._asked.pop(bare, None)
+                raise
+
+    async def _subscribe(self, namespace: str, jid: JID) -> None:
+        """Ask for updates of a list; a refusal is remembered by `FRESH` alone."""
+        await self._change_subscription(namespace, jid, wanted=True)
+
+    async def _unsubscribe(self, namespace: str, jid: JID) -> None:
+        await self._change_subscription(namespace, jid, wanted=False)
+
+    async def _change_subscription(self, namespace: str, jid: JID, *, wanted: bool) -> None:
+        pubsub = self.xmpp.plugin["xep_0060"]
+        change = pubsub.subscribe if wanted else pubsub.unsubscribe
+        try:
+            await change(JID(jid.bare), NODES[namespace])
+        except (IqError, IqTimeout):
+            if wanted:
+                return
+        # slixmpp-omemo stores it outside of any operation, where the next one that has to start
+        # again would discard it.
+        key = f"/slixmpp/subscribed/{jid.bare}/{namespace}"
+        await self.gate.run(lambda: self.storage.store(key, wanted))
+
+    # -- what others publish -------------------------------------------------------------------
+
+    @contained
+    async def _on_device_list_update(self, msg: Message) -> None:
+        await super()._on_device_list_update(msg)
+
+    @contained
+    async def _on_subscription_changed(self, presence: Any) -> None:
+        await super()._on_subscription_changed(presence)
+
+    # -- who reads what ------------------------------------------------------------------------
+
+    def namespaces(self, device: DeviceInformation) -> frozenset[str]:
+        """Where a device may be addressed: in omemo:2 only when it is known to read envelopes."""
+        reads = assess(self.facts(device)).reads_sce
+        return frozenset({MODERN if reads is Answer.YES else OLD})
+
+    def facts(self, device: DeviceInformation) -> DeviceFacts:
+        """What has been seen of a device (its lists, its label, what it has sent)."""
+        active = dict(device.active)
+        return DeviceFacts(
+            listed=active.get(MODERN, False),
+            listed_legacy=active.get(OLD, False),
+            sent_envelope=f"{device.bare_jid} {device.device_id}" in self._proven,
+            marked=is_marked(device.label),
+        )
+
+    async def remember_reader(self, device: DeviceInformation) -> None:
+        """Note that a device has sent an envelope that we read: it can be sent one, too."""
+        name = f"{device.bare_jid} {device.device_id}"
+        if name not in self._proven:
+            self._proven.add(name)
+            await self.storage.store(PROVEN, list[Any](sorted(self._proven)))
+
+    @property
+    def gate(self) -> Gate:
+        """The lock of this account's sessions."""
+        if self._gate is None:
+            self._gate = Gate(self.storage)
+        return self._gate
+
+    @property
+    def sessions(self) -> Sessions:
+        """The running session manager; await `get_session_manager` first, outside of the gate.
+
+        Raises:
+            OMEMOException: OMEMO has not started.
+        """
+        if self._sessions is None:
+            raise omemo.OMEMOException("OMEMO has not started: await get_session_manager() first")
+        return self._sessions
+
+    @property
+    def own_device(self) -> DeviceId:
+        """Our own device id; 0 before OMEMO has started."""
+        return DeviceId(self._own_device)
