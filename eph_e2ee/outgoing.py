@@ -5,13 +5,14 @@ clear. Read `Outgoing.send` from top to bottom.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
 from xml.etree.ElementTree import Element
 
 from eph_e2ee.clock import Clock
 from eph_e2ee.conversations import Conversations
-from eph_e2ee.errors import NoEligibleDevices
+from eph_e2ee.errors import LocalProtocolError, NoEligibleDevices, VaultDamaged
 from eph_e2ee.model import (
     BareJid,
     Content,
@@ -33,6 +34,9 @@ from eph_e2ee.xmpp.gate import Pending
 from eph_e2ee.xmpp.omemo import Sealed
 
 __all__ = ["AGREED", "Agreed", "Draft", "Outgoing"]
+
+
+BODY: Final = "{jabber:client}body"
 
 
 class Agreed:
@@ -247,10 +251,16 @@ class Outgoing:
 
 
 def _content(draft: Draft, timer: Seconds | None, *, opting_out: bool) -> list[Element]:
-    """The children of `<content>`: the text, the timer, what else the application gave."""
+    """The children of `<content>`: the text, the timer, what else the application gave.
+
+    Raises:
+        LocalProtocolError: the application gave a text or a timer as an element: a second one.
+    """
+    if any(item.tag == BODY or ephemeral.is_ephemeral(item) for item in draft.elements):
+        raise LocalProtocolError("give a text as the body and a timer as the timer, no element")
     content: list[Element] = []
     if draft.body is not None:
-        body = Element("{jabber:client}body")
+        body = Element(BODY)
         body.text = draft.body
         content.append(body)
     if timer is not None:
@@ -265,4 +275,5 @@ def _content(draft: Draft, timer: Seconds | None, *, opting_out: bool) -> list[E
 
 def _start(vault: Transaction, left: list[tuple[int, float]]) -> None:
     for number, at in left:
-        vault.apply(number, lifetime.Event.SENT, at)
+        with suppress(VaultDamaged):  # nobody can read it any more; it stops no other (F38)
+            vault.apply(number, lifetime.Event.SENT, at)

@@ -18,13 +18,14 @@ from eph_e2ee.protocol.lifetime import Event, Lifetime, step
 from eph_e2ee.vault.database import messages, replays
 from eph_e2ee.vault.keytree import GroupCut, Leaf, LeafCut, Region, UntilCut
 from eph_e2ee.vault.primitives import KEY_SIZE, random_bytes
-from eph_e2ee.vault.records import Conversation, Records
+from eph_e2ee.vault.records import Conversation, Records, leaf_for
 from eph_e2ee.vault.rows import (
     DELIVERIES,
     DELIVERY_CODES,
     DIRECTION_CODES,
     DIRECTIONS,
     EARLIEST,
+    EMPTY_DUE,
     ERASE,
     ERASE_CONVERSATION,
     FIND_REPLAY,
@@ -271,7 +272,7 @@ class Transaction(Records):
 
     def _new_row(self, entry: Entry, conversation: Conversation) -> tuple[Any, ...]:
         """Return the columns of `messages` in their order."""
-        leaf, sealed_key, content = _leaf(entry, conversation), None, None
+        leaf, sealed_key, content = leaf_for(entry, conversation), None, None
         if entry.content is not None:
             key = random_bytes(KEY_SIZE)
             sealed_key = self._keys.seal(leaf, key, KEY_KIND)
@@ -339,11 +340,14 @@ class Transaction(Records):
         after = replace(entry, phase=lifetime.phase, deadline=lifetime.deadline, delivery=delivery)
         if after == entry:
             return entry
-        if lifetime.phase is Phase.GONE or lifetime.is_due(self.now()):
-            # Also when another device read it so long ago that its time is over.
+        if lifetime.phase is Phase.GONE:
             self._erase(row)
-            return replace(after, phase=Phase.GONE, content=None, deadline=int(self.now()))
-        self._move(row, after, _leaf(after, conversation))
+            return replace(after, content=None, deadline=int(self.now()))
+        if lifetime.is_due(self.now()):
+            # Read on another device so long ago, or sent just before the machine was suspended.
+            self._empty(row, after)
+            return replace(after, phase=Phase.GONE, content=None)
+        self._move(row, after, leaf_for(after, conversation))
         return after
 
     def _move(self, row: Row[Any], after: Entry, leaf: Leaf) -> None:
@@ -363,6 +367,13 @@ class Transaction(Records):
         }
         new_values = {f"new_{name}": value for name, value in values.items()}
         self.change(MOVE, {"of": row.number, **new_values})
+
+    def _empty(self, row: Row[Any], after: Entry) -> None:
+        """Forget a message whose time is over already; the next sweep tells of it."""
+        values = {"of": row.number, "new_deadline": after.deadline}
+        self.change(EMPTY_DUE, values | {"new_delivery": DELIVERY_CODES[after.delivery]})
+        self.intend([LeafCut(leaf_of(row))])
+        self.effects.deadlines = True
 
     def _erase(self, row: Row[Any]) -> None:
         self.change(ERASE, {"of": row.number, "at": int(self.now())})
@@ -384,10 +395,3 @@ def _new_entry(number: int, message: NewMessage, now: float) -> Entry:
         deadline=lifetime.deadline,
         content=None if gone else message.content,
     )
-
-
-def _leaf(entry: Entry, conversation: Conversation) -> Leaf:
-    """Return the leaf that seals a message's key: by its deadline while its timer runs."""
-    if entry.phase is Phase.RUNNING and entry.deadline is not None:
-        return Leaf(Region.EXPIRING, entry.deadline, entry.number)
-    return Leaf(Region.KEPT, conversation.kept_group, entry.number)

@@ -23,13 +23,13 @@ from sqlalchemy import (
 
 from eph_e2ee.clock import Clock
 from eph_e2ee.errors import VaultDamaged
-from eph_e2ee.model import BareJid
+from eph_e2ee.model import BareJid, Entry, Phase
 from eph_e2ee.vault.database import conversations, intents, messages, meta, replays, state
 from eph_e2ee.vault.keys import Keys
 from eph_e2ee.vault.keytree import Cut, Leaf, LeafCut, Region, pack_cut
 from eph_e2ee.vault.primitives import pad, unpad
 
-__all__ = ["CHANGE_META", "SEQUENCE", "Conversation", "Effects", "Records", "Shared"]
+__all__ = ["CHANGE_META", "SEQUENCE", "Conversation", "Effects", "Records", "Shared", "leaf_for"]
 
 SEQUENCE_BLOCK: Final = 1000
 """Sequence numbers reserved by one write of a meta row, so that a message does not cost one; a
@@ -360,3 +360,10 @@ def _leaf(sequence: int) -> Leaf:
 
 def _name(number: int) -> bytes:
     return b"conversation %d" % number
+
+
+def leaf_for(entry: Entry, conversation: Conversation) -> Leaf:
+    """Return the leaf that seals a message's key: by its deadline while its timer runs."""
+    if entry.phase is Phase.RUNNING and entry.deadline is not None:
+        return Leaf(Region.EXPIRING, entry.deadline, entry.number)
+    return Leaf(Region.KEPT, conversation.kept_group, entry.number)

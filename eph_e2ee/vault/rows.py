@@ -48,6 +48,19 @@ MOVE = (
         }
     )
 )
+EMPTY_DUE = (
+    update(messages)
+    .where(messages.c.number == bindparam("of"))
+    .values(
+        phase=PHASE_CODES[Phase.RUNNING],
+        delivery=bindparam("new_delivery"),
+        deadline=bindparam("new_deadline"),
+        region=Region.EXPIRING.value,
+        leaf_group=bindparam("new_deadline"),
+        sealed_key=None,
+        content=None,
+    )
+)
 ERASE = (
     update(messages)
     .where(messages.c.number == bindparam("of"))

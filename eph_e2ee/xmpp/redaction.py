@@ -1,8 +1,8 @@
 """Nothing of a message, a key, or a peer's XML reaches a log.
 
 python-omemo and slixmpp-omemo write plaintext, ratchet state and key material to their loggers
-at DEBUG, and quote what peers publish at higher levels (F10). Their records keep time, level and
-place; their text and tracebacks are withheld.
+at DEBUG, and quote what peers publish at higher levels (F10). Their errors keep time and place,
+without text and traceback; what is less than an error tells nothing then, and is dropped.
 """
 
 import functools
@@ -22,7 +22,7 @@ Parameters = ParamSpec("Parameters")
 
 class _Withheld(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno < logging.INFO:
+        if record.levelno < logging.ERROR:
             return False
         record.msg = "text withheld: it may quote a peer, a message or a key"
         record.args = None

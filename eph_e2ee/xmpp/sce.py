@@ -119,8 +119,16 @@ class XEP_0420(BasePlugin):  # noqa: N801 -- slixmpp's way to name plugins
             "ephemeral_rejected",
             Rejection(
                 Reason.UNENCRYPTED_ENVELOPE,
-                BareJid(stanza["from"].bare),
+                _sender(stanza.xml),
                 MessageId(stanza.xml.get("id", "")),
             ),
         )
         return stanza
+
+
+def _sender(stanza: Element) -> BareJid:
+    """Who is named as its sender; empty where nobody is: a filter that raises ends the stream."""
+    try:
+        return bare(stanza.get("from", ""))
+    except ValueError:
+        return BareJid("")

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from slixmpp import JID
 
 import eph_e2ee
 from eph_e2ee import Erasure, LocalProtocolError, VaultError
@@ -74,6 +75,8 @@ async def test_a_client_is_given_back_as_it_was(
         assert {"urn:xmpp:omemo:2:devices+notify"} <= during
         assert await chat.close() is Erasure.DESTROYED
         assert await chat.close() is Erasure.DESTROYED
+        # Questions that the end interrupted are answered first: slixmpp waits for them still.
+        await lent.plugin["xep_0199"].ping(JID(lent.boundjid.domain), timeout=10)
         assert traces(lent) == before
         assert await features(lent) == advertised
         left = {task for task in asyncio.all_tasks() - tasks if "eph_e2ee" in repr(task)}

@@ -6,8 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from eph_e2ee.model import Direction, Erasure, Phase
+from eph_e2ee.protocol.lifetime import Event
 from eph_e2ee.vault.archive import Gone
-from tests.vault.making import MINUTE, ROSA, add_read, new_message, opened, reading, texts
+from tests.vault.making import MINUTE, ROSA, add_read, adding, new_message, opened, reading, texts
 
 IN = Direction.INCOMING
 
@@ -43,6 +44,26 @@ async def test_expiry_makes_tombstones_in_batches(vault: Vault, clock: ManualClo
     entry = await vault.transact(lambda tx: tx.entry(later))
     assert entry is not None
     assert entry.phase is Phase.UNREAD
+
+
+async def test_f17_read_so_long_ago_that_it_is_over_is_told_of_and_stops_no_other(
+    vault: Vault, clock: ManualClock
+) -> None:
+    """Another device read it, or it left just before the machine was suspended."""
+    other = await vault.transact(reading("other"))
+    late = await vault.transact(adding(message_id="late"))
+    then = clock.now()
+    clock.suspend(2 * MINUTE)
+    entry = await vault.transact(lambda tx: tx.apply(late, Event.READ, then + 1))
+    assert (entry.phase, entry.content) == (Phase.GONE, None)
+    shown = await vault.transact(lambda tx: tx.entry(late))
+    assert shown is not None
+    assert (shown.phase, shown.content) == (Phase.GONE, None)
+    await vault.expire_due()
+    swept = await vault.sweep()
+    assert {gone.number for gone in swept.gone} == {other, late}
+    assert (await vault.sweep()).rows == 0
+    assert vault.earliest_deadline() is None
 
 
 async def test_a_sweep_that_comes_first_removes_nothing(vault: Vault, clock: ManualClock) -> None:
