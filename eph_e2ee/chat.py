@@ -25,7 +25,7 @@ from eph_e2ee.errors import LocalProtocolError
 from eph_e2ee.expiry import Expiry
 from eph_e2ee.incoming import Incoming, Received
 from eph_e2ee.message import Message, delta
-from eph_e2ee.model import Content, DeviceId, Entry, Erasure, Expired, Seconds
+from eph_e2ee.model import Content, DeviceId, Entry, Erasure, Expired, Legacy, Seconds
 from eph_e2ee.outgoing import AGREED, Agreed, Draft, Outgoing
 from eph_e2ee.protocol import lifetime, xml
 from eph_e2ee.protocol.capability import Capability
@@ -41,6 +41,9 @@ __all__ = ["Chat", "Trust", "attach"]
 PAGE = 200
 """Messages decrypted at once while searching: memory stays independent of the archive."""
 
+LegacyPolicy = Literal["deliver", "omit", "refuse"]
+"""The values of `model.Legacy`, as an application writes them."""
+
 Trust = Literal["btbv", "manual"]
 """Blind trust before verification, or devices that the application has trusted one by one."""
 
@@ -51,6 +54,7 @@ def attach(
     vault: str | Path,
     timer: timedelta | None = None,
     trust: Trust = "btbv",
+    legacy: LegacyPolicy = "deliver",
     root_key: RootKey | None = None,
     clock: Clock | None = None,
 ) -> "Chat":
@@ -62,6 +66,8 @@ def attach(
         timer: whole seconds, 1 s to 2**32 - 1 s; the timer of conversations that nobody has given
             one yet. None for none.
         trust: how devices come to be trusted.
+        legacy: what devices get that have legacy OMEMO, which has no place for a timer: the text
+            with the timer in clear ("deliver"), the text alone ("omit"), nothing ("refuse").
         root_key: where the vault's root key is kept; by default a file in the vault.
         clock: the clock that deadlines are measured by; by default the system's.
 
@@ -69,7 +75,7 @@ def attach(
         LocalProtocolError: the client has an XEP-0384 plugin, or the timer is out of range.
         VaultError: the vault cannot be opened; nothing in it was changed.
     """
-    default = None if timer is None else _seconds(timer)
+    default, policy = None if timer is None else _seconds(timer), _policy(legacy)
     clock = Clock() if clock is None else clock
     opened = Vault.open(Path(vault), clock=clock, root_key=root_key)
     try:
@@ -79,7 +85,7 @@ def attach(
     except BaseException:
         opened.close_sync()
         raise
-    return Chat(account, opened, clock, default)
+    return Chat(account, opened, clock, default, legacy=policy)
 
 
 class Chat:
@@ -90,13 +96,19 @@ class Chat:
     """
 
     def __init__(
-        self, account: Account, vault: Vault, clock: Clock, default: Seconds | None
+        self,
+        account: Account,
+        vault: Vault,
+        clock: Clock,
+        default: Seconds | None,
+        *,
+        legacy: Legacy,
     ) -> None:
         self._account = account
         self._vault = vault
         self._clock = clock
         self._conversations = Conversations(vault, default)
-        self._outgoing = Outgoing(account, vault, self._conversations, clock)
+        self._outgoing = Outgoing(account, vault, self._conversations, clock, legacy=legacy)
         self._incoming = Incoming(account, vault, self._conversations, clock, self._deliver)
         self._expiry = Expiry(vault, self._outgoing, clock, self._expired)
         self._forgetting = account.start(self._expiry.run())
@@ -274,6 +286,13 @@ class Chat:
 
     def _expired(self, expired: Expired) -> None:
         self._account.emit("ephemeral_expired", expired)
+
+
+def _policy(legacy: str) -> Legacy:
+    try:
+        return Legacy(legacy)
+    except ValueError:
+        raise LocalProtocolError('legacy is "deliver", "omit" or "refuse"') from None
 
 
 def _seconds(timer: timedelta) -> Seconds:

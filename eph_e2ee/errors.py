@@ -81,6 +81,9 @@ class NoEligibleDevices(NotSent):
         )
         self.recipients = recipients
 
+    def __reduce__(self) -> tuple[type["NoEligibleDevices"], tuple[frozenset[str]]]:
+        return type(self), (self.recipients,)
+
 
 class TrustUndecided(NotSent):
     """Nobody has decided yet whether to trust some of the recipient's devices."""
@@ -160,3 +163,6 @@ class RemoteProtocolError(RemoteError):
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason.value)
         self.reason = reason
+
+    def __reduce__(self) -> tuple[type["RemoteProtocolError"], tuple[Reason]]:
+        return type(self), (self.reason,)

@@ -94,8 +94,10 @@ class Expiry:
                 self._gathered_at = self._clock.now() + GATHER
             elif self._is_due(self._gathered_at):
                 self._gathered_at = None
-                await self._outgoing.note_what_left()
-                await self._vault.settle()
+                try:
+                    await self._outgoing.note_what_left()
+                finally:  # erasures wait for nothing that cannot be written
+                    await self._vault.settle()
         else:
             self._gathered_at = None
         moments = (self._vault.earliest_deadline(), self._gathered_at)

@@ -15,6 +15,7 @@ __all__ = [
     "Entry",
     "Erasure",
     "Expired",
+    "Legacy",
     "MessageId",
     "Phase",
     "Rejection",
@@ -170,14 +171,28 @@ class Rejection:
     message_id: MessageId
 
 
+class Legacy(enum.Enum):
+    """What devices get that have legacy OMEMO, which encrypts a body and nothing beside it.
+
+    `DELIVER`: the body, and the timer in clear, where servers can read, change and strip it.
+    `OMIT`: the body, and no timer. `REFUSE`: nothing; a recipient left without devices is an error.
+    """
+
+    DELIVER = "deliver"
+    OMIT = "omit"
+    REFUSE = "refuse"
+
+
 @dataclass(frozen=True, slots=True)
 class Unsupported:
-    """Event `ephemeral_unsupported`: devices of a recipient that a message did not reach.
+    """Event `ephemeral_unsupported`: a recipient has devices without envelopes, or has others now.
 
     Attributes:
         conversation: the bare JID of the recipient.
         devices: the ids of the devices that cannot read envelopes, or are not known to.
+        legacy: what they get: perhaps the text, in no case a timer that they can be held to.
     """
 
     conversation: BareJid
     devices: frozenset[DeviceId]
+    legacy: Legacy

@@ -20,6 +20,7 @@ from eph_e2ee.model import (
     DeviceId,
     Direction,
     Entry,
+    Legacy,
     MessageId,
     Seconds,
     TimerChange,
@@ -79,23 +80,36 @@ class _Parcel:
     draft: Draft
     message_id: MessageId
     timer: Seconds | None
+    clear: Element | None = field(repr=False)
     before: Agreement
     after: Agreement
     setting: str | None
     sealed: Sealed
 
 
+class _Unconfirmed(Exception):
+    """Some devices are taken for legacy ones, by lists that the server may be about to send on."""
+
+
 class Outgoing:
     """Sends. Owns no task."""
 
     def __init__(
-        self, account: Account, vault: Vault, conversations: Conversations, clock: Clock
+        self,
+        account: Account,
+        vault: Vault,
+        conversations: Conversations,
+        clock: Clock,
+        *,
+        legacy: Legacy,
     ) -> None:
+        self._legacy = legacy
         self._account = account
         self._vault = vault
         self._conversations = conversations
         self._clock = clock
         self._left: list[tuple[int, float]] = []
+        self._confirmed: dict[BareJid, frozenset[DeviceId]] = {}
         self._warned: dict[BareJid, frozenset[DeviceId]] = {}
         self.on_left: Callable[[], None] = lambda: None
 
@@ -120,7 +134,7 @@ class Outgoing:
             raise
         parcel = pending.value
         if self._account.has_session:
-            self._account.send(draft.recipient, parcel.message_id, parcel.sealed)
+            self._account.send(draft.recipient, parcel.message_id, parcel.sealed, parcel.clear)
             entry = entry and self._has_left(entry)
         self._tell(parcel)
         return entry
@@ -148,14 +162,20 @@ class Outgoing:
     # -- one step each -------------------------------------------------------------------------
 
     async def _begun(self, draft: Draft) -> Pending[_Parcel, Entry | None]:
-        """Sealed, with its commit queued; a recipient without devices is asked for once more."""
+        """Sealed, with its commit queued.
+
+        Without a device, and before anything less than an envelope is sent to one, the lists are
+        asked for once more: they come one by one, and in any order.
+        """
         try:
             return await self._account.begin(lambda: self._sealed(draft), self._archived)
-        except NoEligibleDevices:
+        except (NoEligibleDevices, _Unconfirmed):
             await self._account.prepare(draft.recipient, again=True)
-        return await self._account.begin(lambda: self._sealed(draft), self._archived)
+        return await self._account.begin(
+            lambda: self._sealed(draft, confirmed=True), self._archived
+        )
 
-    async def _sealed(self, draft: Draft) -> _Parcel:
+    async def _sealed(self, draft: Draft, *, confirmed: bool = False) -> _Parcel:
         """Under the lock: the timer that stands now is the message's own from here on (F29)."""
         before = await self._conversations.setting(draft.recipient)
         after = self._agreed(before, draft)
@@ -164,16 +184,38 @@ class Outgoing:
         envelope = self._account.build(
             _content(draft, timer, opting_out=opting_out), to=draft.recipient
         )
-        sealed = await self._account.seal(draft.recipient, envelope)
+        sealed = await self._sealed_for(draft, envelope)
+        self._confirm(draft.recipient, sealed, confirmed=confirmed)
         return _Parcel(
             draft=draft,
             message_id=draft.message_id or self._account.new_id(),
             timer=timer,
+            clear=self._clear(timer),
             before=before,
             after=after,
             setting=self._conversations.change(draft.recipient, before, after),
             sealed=sealed,
         )
+
+    async def _sealed_for(self, draft: Draft, envelope: bytes) -> Sealed:
+        if self._legacy is Legacy.REFUSE:
+            return await self._account.seal(draft.recipient, envelope, None)
+        if draft.body is None and not draft.elements:
+            return await self._account.seal_if_read(draft.recipient, envelope)
+        return await self._account.seal(draft.recipient, envelope, draft.body)
+
+    def _confirm(self, recipient: BareJid, sealed: Sealed, *, confirmed: bool) -> None:
+        devices = sealed.without_envelope
+        if confirmed:
+            self._confirmed[recipient] = devices
+        elif devices - self._confirmed.get(recipient, frozenset()):
+            raise _Unconfirmed
+
+    def _clear(self, timer: Seconds | None) -> Element | None:
+        """The timer for legacy OMEMO, which has no other place for it."""
+        if timer is None or self._legacy is not Legacy.DELIVER:
+            return None
+        return ephemeral.write(timer)
 
     def _agreed(self, setting: Agreement, draft: Draft) -> Agreement:
         """The setting once this message is out; a timer of its own is a change (XEP-0466 3.3)."""
@@ -242,11 +284,12 @@ class Outgoing:
                     own=True,
                 ),
             )
-        if self._warned.get(recipient, frozenset()) != parcel.sealed.unreached:
-            self._warned[recipient] = parcel.sealed.unreached
-            if parcel.sealed.unreached:
+        devices = parcel.sealed.legacy
+        if devices != self._warned.get(recipient, frozenset()):
+            self._warned[recipient] = devices
+            if devices:
                 self._account.emit(
-                    "ephemeral_unsupported", Unsupported(recipient, parcel.sealed.unreached)
+                    "ephemeral_unsupported", Unsupported(recipient, devices, self._legacy)
                 )
 
 

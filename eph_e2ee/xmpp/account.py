@@ -174,7 +174,9 @@ class Account:
             raise NotConnected("no session with the server: send after `session_start`")
 
     async def prepare(self, recipient: BareJid, *, again: bool = False) -> None:
-        """Have OMEMO running and the recipient's device lists at hand; `again` asks the server.
+        """Have OMEMO running and the recipient's device lists at hand.
+
+        With `again` the server is asked for them, and for our own, whatever it has sent us.
 
         Raises:
             NotSent: the server did not answer.
@@ -182,6 +184,8 @@ class Account:
         try:
             await self.omemo.get_session_manager()
             await self.omemo.refresh_device_lists({JID(recipient)}, force_download=again)
+            if again:
+                await self.omemo.sessions.refresh_device_lists(self.bare)
         except omemo.OMEMOException as failure:
             raise _not_sent(failure) from None
 
@@ -225,14 +229,38 @@ class Account:
         """
         return self._envelopes.build(content, to=to)
 
-    async def seal(self, recipient: BareJid, envelope: bytes) -> Sealed:
-        """Encrypt an envelope for every device that reads envelopes; only inside an operation."""
-        return await self.omemo.seal(frozenset({recipient}), {MODERN: envelope})
+    async def seal(self, recipient: BareJid, envelope: bytes, body: str | None) -> Sealed:
+        """Encrypt an envelope for every device that reads envelopes, a body for the others.
 
-    def send(self, recipient: BareJid, message_id: MessageId, sealed: Sealed) -> None:
-        """Hand a committed message to the stream."""
-        for message in sealed.messages:
+        Without a body the others get nothing. Only inside of an operation.
+        """
+        plaintexts = {MODERN: envelope} if body is None else {MODERN: envelope, OLD: body.encode()}
+        return await self.omemo.seal(frozenset({recipient}), plaintexts)
+
+    async def seal_if_read(self, recipient: BareJid, envelope: bytes) -> Sealed:
+        """Do the same for what only concerns devices that read envelopes; there may be none."""
+        recipients = frozenset({recipient})
+        try:
+            return await self.seal(recipient, envelope, None)
+        except NobodyEligible:
+            legacy = await self.omemo.legacy_devices(recipients)
+            if not legacy:
+                raise
+            return Sealed((), frozenset(), legacy)
+
+    def send(
+        self, recipient: BareJid, message_id: MessageId, sealed: Sealed, clear: Element | None
+    ) -> None:
+        """Hand a committed message to the stream, each namespace in a stanza of its own.
+
+        An unpatched slixmpp-omemo looks no further than an omemo:2 element that is not for it. The
+        envelope goes first: whoever reads that knows the second stanza by its id. `clear` stands
+        beside legacy OMEMO alone.
+        """
+        for message in sorted(sealed.messages, key=lambda message: message.namespace != MODERN):
             stanza = outer_message(self._client, recipient, message_id, written(message))
+            if message.namespace == OLD and clear is not None:
+                stanza.append(clear)
             stanza.send()
 
     async def capabilities(self, jid: BareJid) -> dict[DeviceId, Capability]:

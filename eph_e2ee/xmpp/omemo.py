@@ -40,12 +40,23 @@ class Sealed:
     Attributes:
         messages: one for each namespace that some device was addressed in.
         errors: devices that were left out because their keys could not be had.
-        unreached: devices of the recipients that cannot read what was encrypted.
+        legacy: devices of the recipients that cannot read envelopes, or are not known to.
     """
 
     messages: tuple[omemo.Message, ...]
     errors: frozenset[EncryptionError]
-    unreached: frozenset[DeviceId]
+    legacy: frozenset[DeviceId]
+
+    @property
+    def without_envelope(self) -> frozenset[DeviceId]:
+        """Every device, our own others included, that was taken for one without envelopes."""
+        addressed = {
+            DeviceId(key.device_id)
+            for message in self.messages
+            if message.namespace == OLD
+            for key, _ in message.keys
+        }
+        return self.legacy | addressed
 
 
 class XEP_0384(Startup, metaclass=ABCMeta):  # noqa: N801 -- takes the other's place
@@ -75,13 +86,17 @@ class XEP_0384(Startup, metaclass=ABCMeta):  # noqa: N801 -- takes the other's p
             [namespace for namespace in (MODERN, OLD) if namespace in plaintexts],
             identifier,
         )
-        unreached = {
+        return Sealed(tuple(messages), errors, await self.legacy_devices(recipients))
+
+    async def legacy_devices(self, recipients: frozenset[BareJid]) -> frozenset[DeviceId]:
+        """The recipients' devices that cannot read envelopes, or are not known to."""
+        legacy = {
             DeviceId(device.device_id)
             for recipient in recipients
             for device in await self.sessions.get_device_information(recipient)
-            if any(dict(device.active).values()) and not self.namespaces(device) & set(plaintexts)
+            if any(dict(device.active).values()) and MODERN not in self.namespaces(device)
         }
-        return Sealed(tuple(messages), errors, frozenset(unreached))
+        return frozenset(legacy)
 
     async def unseal(self, stanza: Element, sender: BareJid) -> Opened:
         """Decrypt the `<encrypted/>` of a stanza: omemo:2 if it holds a key for us, else legacy.

@@ -177,6 +177,15 @@ class Sessions(BaseSessionManager):
         )
         return frozenset(routed), bundles
 
+    async def _prompt_manual_trust(
+        self, manually_trusted: frozenset[DeviceInformation], identifier: str | None
+    ) -> None:
+        """Ask without the lock: people take their time, and may answer from another task."""
+        await self._fetched(
+            ("trust", manually_trusted),
+            lambda: self.network._prompt_manual_trust(self, manually_trusted, identifier),
+        )
+
     # -- the network, outside the lock and after the commit ------------------------------------
 
     async def _fetched(self, name: tuple[object, ...], fetch: Callable[[], Awaitable[Any]]) -> Any:

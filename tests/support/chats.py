@@ -50,6 +50,7 @@ class Party:
         plugins: of slixmpp, registered before attaching.
         timer: for `attach`.
         trust: for `attach`.
+        legacy: for `attach`.
     """
 
     client: ClientXMPP
@@ -65,6 +66,7 @@ class Party:
         plugins: Sequence[str] = PLUGINS,
         timer: timedelta | None = None,
         trust: Literal["btbv", "manual"] = "btbv",
+        legacy: Literal["deliver", "omit", "refuse"] = "deliver",
     ) -> None:
         self.account = account
         self.folder = folder
@@ -73,6 +75,7 @@ class Party:
         self._plugins = plugins
         self._timer = timer
         self._trust: Literal["btbv", "manual"] = trust
+        self._legacy: Literal["deliver", "omit", "refuse"] = legacy
         self._attached = False
 
     @property
@@ -89,6 +92,7 @@ class Party:
             vault=self.folder,
             timer=self._timer,
             trust=self._trust,
+            legacy=self._legacy,
             clock=self.clock,
         )
         self.messages = Happenings(self.client, "ephemeral_message")
@@ -154,7 +158,7 @@ class Party:
             return lambda _: None
 
         pending = await account.begin(
-            lambda: account.seal(BareJid(recipient.jid), envelope), no_rows
+            lambda: account.seal(BareJid(recipient.jid), envelope, None), no_rows
         )
         await pending.finish()
         return pending.value
@@ -164,7 +168,7 @@ class Party:
         sealed = await self.seal(recipient, envelope)
         account = self.chat._account
         message_id = account.new_id()
-        account.send(BareJid(recipient.jid), message_id, sealed)
+        account.send(BareJid(recipient.jid), message_id, sealed, None)
         return message_id
 
     async def send_content(self, recipient: Party, *content: Element) -> MessageId:

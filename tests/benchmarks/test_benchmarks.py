@@ -1,0 +1,77 @@
+"""The benchmarks run and print both sides; how fast they are is nobody's assertion."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.benchmarks import end_to_end, forgetting, opening, storing
+from tests.benchmarks.measure import Syncs, Target, Written
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TARGET = re.compile(
+    r"^  (.+?) {2,}([0-9.,_]+)x? +target [<>]= [0-9.]+x?: (met|NOT MET)$", re.MULTILINE
+)
+
+
+def targets(capsys: pytest.CaptureFixture[str]) -> dict[str, float]:
+    """The numbers that were printed, by what they are."""
+    found = TARGET.findall(capsys.readouterr().out)
+    return {what: float(value.replace("_", "")) for what, value, _ in found}
+
+
+@pytest.mark.integration
+def test_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    end_to_end.main(
+        ["--messages", "5", "--file-messages", "5", "--rounds", "1", "--folder", str(tmp_path)]
+    )
+    printed = targets(capsys)
+    assert printed["burst, rate against the JSON file"] > 0
+    assert printed["burst, rate against memory"] > 0
+    assert printed["one at a time, latency against the JSON file"] > 0
+    assert printed["one: bytes written against the JSON file"] > 0
+    assert printed["one: database commits, a message and side"] >= 1
+    assert printed["burst: empty messages in 1000"] == 0
+    assert len(printed) == 9
+
+
+def test_forgetting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--messages", "5", "--rounds", "1", "--cuts", "1"]
+    forgetting.main([*few, "--folder", str(tmp_path)])
+    printed = targets(capsys)
+    assert printed["time of the cut, 5 messages against 1"] > 0
+    assert printed["syncs of a cut, at most"] >= 3
+    assert printed["clean-up of rows, rate against DELETE"] > 0
+
+
+def test_storing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    storing.main(["--messages", "5", "--rounds", "1", "--folder", str(tmp_path)])
+    assert targets(capsys)["storing in batches against plain SQLite"] > 0
+
+
+def test_opening(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    opening.main(["--messages", "5", "--rounds", "1", "--folder", str(tmp_path)])
+    assert targets(capsys)["opening 5 messages against none"] > 0
+
+
+def test_counters(tmp_path: Path) -> None:
+    before = Written.now()
+    with (tmp_path / "file").open("wb") as file, Syncs() as syncs:
+        file.write(b"x" * 10_000)
+        file.flush()
+        os.fsync(file.fileno())
+    assert syncs.count == 1
+    assert (Written.now() - before).handed >= 10_000
+
+
+@pytest.mark.parametrize(
+    ("value", "at_least", "met"),
+    [(2.0, True, True), (1.99, True, False), (2.0, False, True), (2.01, False, False)],
+)
+def test_verdict(value: float, at_least: bool, met: bool) -> None:  # noqa: FBT001
+    assert Target("anything", value, 2, at_least).met is met

@@ -1,0 +1,125 @@
+"""Settings by conversation: remembered, written when they change, read again after a failure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from eph_e2ee import conversations as module
+from eph_e2ee.conversations import Conversations
+from eph_e2ee.errors import VaultDamaged
+from eph_e2ee.model import BareJid, DeviceId, Seconds
+from eph_e2ee.protocol import agreement
+from eph_e2ee.protocol.agreement import Agreement
+from eph_e2ee.protocol.ephemeral import Announcement, Kind
+
+if TYPE_CHECKING:
+    from eph_e2ee.vault.vault import Vault
+
+ROSA, PETER = BareJid("rosa@example.org"), BareJid("peter@example.org")
+MINUTE, HOUR = Seconds(60), Seconds(3600)
+
+
+def changed(setting: Agreement, timer: Seconds | None, stamp: float = 1.0) -> Agreement:
+    return agreement.set_timer(setting, timer, author=ROSA, device=DeviceId(1), stamp=stamp)
+
+
+def echoed(setting: Agreement, stamp: float) -> Agreement:
+    after, change = agreement.receive(
+        setting,
+        Announcement(Kind.TIMER, setting.timer),
+        author=PETER,
+        device=DeviceId(2),
+        stamp=stamp,
+        own=False,
+    )
+    assert change is None
+    return after
+
+
+async def kept(vault: Vault, text: str | None, jid: BareJid = PETER) -> None:
+    await vault.transact(lambda tx: Conversations.write(tx, jid, text))
+
+
+@pytest.mark.parametrize("default", [None, MINUTE])
+async def test_a_conversation_begins_with_the_accounts_default(
+    default: Seconds | None, vault: Vault
+) -> None:
+    setting = await Conversations(vault, default).setting(PETER)
+    assert setting == Agreement(timer=default)
+
+
+async def test_a_change_is_seen_at_once_and_read_by_the_next_process(vault: Vault) -> None:
+    """F20."""
+    conversations = Conversations(vault, None)
+    before = await conversations.setting(PETER)
+    after = changed(before, HOUR)
+    text = conversations.change(PETER, before, after)
+    assert await conversations.setting(PETER) == after
+    await kept(vault, text)
+    assert await Conversations(vault, MINUTE).setting(PETER) == after
+
+
+async def test_one_conversation_is_not_another(vault: Vault) -> None:
+    conversations = Conversations(vault, MINUTE)
+    before = await conversations.setting(PETER)
+    await kept(vault, conversations.change(PETER, before, changed(before, HOUR)))
+    assert (await conversations.setting(ROSA)).timer == MINUTE
+
+
+async def test_what_has_not_changed_is_not_written(vault: Vault) -> None:
+    conversations = Conversations(vault, MINUTE)
+    before = await conversations.setting(PETER)
+    assert conversations.change(PETER, before, before) is None
+    await kept(vault, None)
+    assert await vault.transact(lambda tx: tx.value(f"agreement:{PETER}")) is None
+
+
+async def test_stamps_alone_are_not_written(vault: Vault) -> None:
+    """A peer repeats its timer on each message: that is no write for each."""
+    conversations = Conversations(vault, MINUTE)
+    before = await conversations.setting(PETER)
+    first = echoed(before, 1.0)
+    assert conversations.change(PETER, before, first) is not None
+    second = echoed(first, 2.0)
+    assert second != first
+    assert conversations.change(PETER, first, second) is None
+    assert await conversations.setting(PETER) == second
+
+
+async def test_after_a_failed_commit_the_vault_is_asked(vault: Vault) -> None:
+    """F29: otherwise the next message would carry a timer that was never sent."""
+    conversations = Conversations(vault, MINUTE)
+    before = await conversations.setting(PETER)
+    conversations.change(PETER, before, changed(before, HOUR))
+    conversations.forget(PETER)
+    assert await conversations.setting(PETER) == before
+    conversations.forget(ROSA)
+
+
+async def test_a_damaged_setting_is_an_error(vault: Vault) -> None:
+    """STYLE 5: not an empty one."""
+    await kept(vault, "{}")
+    with pytest.raises(VaultDamaged):
+        await Conversations(vault, MINUTE).setting(PETER)
+
+
+async def test_memory_is_limited_to_what_was_used_last(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAXIMUM_REMEMBERED", 3)
+    conversations = Conversations(vault, None)
+    for number in range(10):
+        await conversations.setting(BareJid(f"peer{number}@example.org"))
+    assert list(conversations._remembered) == [f"peer{number}@example.org" for number in (7, 8, 9)]
+
+
+async def test_a_setting_of_a_peer_who_set_it_survives_json(vault: Vault) -> None:
+    conversations = Conversations(vault, None)
+    before = await conversations.setting(PETER)
+    after = replace(echoed(changed(before, HOUR), 5.0), opting_out=True)
+    await kept(vault, conversations.change(PETER, before, after))
+    conversations.forget(PETER)
+    assert await conversations.setting(PETER) == after

@@ -1,0 +1,142 @@
+"""Legacy OMEMO beside omemo:2: unpatched slixmpp-omemo 2.2 on the other side."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from eph_e2ee import Legacy, NoEligibleDevices
+from eph_e2ee.protocol.envelope import Finding
+from eph_e2ee.xmpp.parcel import MODERN, OLD
+from tests.support.chats import bodies, element
+from tests.support.interference import Interference
+from tests.support.unpatched import unpatched
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.integration.conftest import NewParty
+    from tests.support.prosody import Account, Prosody
+
+pytestmark = pytest.mark.integration
+
+EPHEMERAL = "{urn:xmpp:ephemeral:0}ephemeral"
+PUBSUB_EVENT = "{http://jabber.org/protocol/pubsub#event}event"
+WEEK, DAY = timedelta(days=7), timedelta(days=1)
+
+
+@pytest.mark.parametrize(("legacy", "timers"), [("deliver", ["604800"]), ("omit", [])])
+async def test_a_legacy_client_gets_the_text_and_we_are_told(
+    party: NewParty,
+    account: Callable[[str], Account],
+    prosody: Prosody,
+    legacy: str,
+    timers: list[str],
+) -> None:
+    """F40, F32: encrypted in any case; the timer stands in clear only where we said so."""
+    rosa = party("rosa", timer=WEEK, legacy=legacy)
+    await rosa.arrive()
+    async with unpatched(account("peter"), prosody.address) as peter:
+        jid = peter.client.boundjid.bare
+        sent = await rosa.chat.send(jid, "for old clients, too")
+        stanza, text = await peter.hear()
+        assert text == "for old clients, too"
+        assert [each.get("timer") for each in stanza.xml.findall(EPHEMERAL)] == timers
+        assert stanza["body"] == ""
+        assert "for old clients" not in str(stanza)
+        warning = await rosa.unsupported.next()
+        assert (warning.conversation, warning.legacy) == (jid, Legacy(legacy))
+        assert len(warning.devices) == 1
+        assert sent.timer == WEEK
+        await rosa.chat.send(jid, "told but once")
+        assert (await peter.hear())[1] == "told but once"
+        assert len(rosa.unsupported.all) == 1
+
+
+async def test_who_refuses_legacy_sends_nothing(
+    party: NewParty, account: Callable[[str], Account], prosody: Prosody
+) -> None:
+    """F39: no device that reads envelopes is an error, not a reason to send less protected."""
+    rosa = party("rosa", legacy="refuse")
+    await rosa.arrive()
+    async with unpatched(account("peter"), prosody.address) as peter:
+        with pytest.raises(NoEligibleDevices):
+            await rosa.chat.send(peter.client.boundjid.bare, "only in an envelope")
+        await rosa.ping()
+        assert await rosa.chat.history(peter.client.boundjid.bare) == []
+        assert peter.stanzas.all == []
+
+
+async def test_a_timer_in_clear_binds_its_message_alone(
+    party: NewParty, account: Callable[[str], Account], prosody: Prosody
+) -> None:
+    """F31: anybody on the way may have written it: a floor, a mark, no change of the setting."""
+    rosa = party("rosa")
+    await rosa.arrive()
+    async with unpatched(account("peter"), prosody.address) as peter:
+        burn = element("<ephemeral xmlns='urn:xmpp:ephemeral:0' timer='1'/>")
+        await peter.send(rosa.jid, "burned by the server?", burn)
+        heard = await rosa.hear()
+        assert (heard.body, heard.timer) == ("burned by the server?", timedelta(seconds=5))
+        assert heard.findings == (Finding.CLEAR_TIMER,)
+        await peter.send(rosa.jid, "without")
+        assert (await rosa.hear()).timer is None
+        assert rosa.changes.all == []
+        assert await rosa.chat.timer(peter.client.boundjid.bare) is None
+
+
+async def test_a_timer_is_set_also_where_nobody_can_be_told(
+    party: NewParty, account: Callable[[str], Account], prosody: Prosody
+) -> None:
+    rosa = party("rosa")
+    await rosa.arrive()
+    async with unpatched(account("peter"), prosody.address) as peter:
+        jid = peter.client.boundjid.bare
+        await rosa.chat.set_timer(jid, DAY)
+        assert (await rosa.changes.next()).new == DAY.total_seconds()
+        assert await rosa.chat.timer(jid) == DAY
+        await rosa.chat.send(jid, "first")
+        stanza, _ = await peter.hear()
+        assert [each.get("timer") for each in stanza.xml.findall(EPHEMERAL)] == ["86400"]
+
+
+async def test_an_account_with_both_kinds_of_client(party: NewParty, prosody: Prosody) -> None:
+    """F31, F36: each hears it once, in what it reads; ours does not believe the clear timer."""
+    rosa, peter = party("rosa", timer=WEEK), party("peter")
+    await rosa.arrive()
+    await peter.arrive()
+    async with unpatched(peter.account, prosody.address) as older:
+        await rosa.chat.send(peter.jid, "both")
+        assert (await older.hear())[1] == "both"
+        heard = await peter.hear()
+        assert (heard.body, heard.timer, heard.findings) == ("both", WEEK, ())
+        await rosa.ping()
+        await peter.ping()
+        assert peter.rejected.all == []
+        assert bodies(await peter.history(rosa)) == ["both"]
+        warning = await rosa.unsupported.next()
+        plugin = older.plugin
+        own, _ = await (await plugin.get_session_manager()).get_own_device_information()
+        assert warning.devices == {own.device_id}
+
+
+async def test_a_list_that_comes_first_makes_nobody_a_legacy_client(
+    party: NewParty, prosody: Prosody
+) -> None:
+    """F31, F40: lists come one by one; nothing less than an envelope is sent on the first."""
+    rosa, peter = party("rosa", timer=WEEK), party("peter")
+    prosody.befriend(rosa.account, peter.account)
+    prosody.interfere(Interference(having=PUBSUB_EVENT, drop=True))
+    await rosa.arrive()
+    await peter.arrive()
+    device = peter.chat._account.device
+    manager = await rosa.chat._account.omemo.get_session_manager()
+    await manager.update_device_list(OLD, peter.jid, {device: None})
+    await rosa.chat.send(peter.jid, "in an envelope")
+    heard = await peter.hear()
+    assert (heard.body, heard.timer, heard.findings) == ("in an envelope", WEEK, ())
+    assert heard.encrypted_with == MODERN
+    assert rosa.unsupported.all == []
+    prosody.interfere()
