@@ -82,10 +82,10 @@ def attach(
         account = Account.attached(
             client, Ratchets(opened), blind_trust=trust == "btbv", now=clock.now
         )
+        return Chat(account, opened, clock, default, legacy=policy)
     except BaseException:
         opened.close_sync()
         raise
-    return Chat(account, opened, clock, default, legacy=policy)
 
 
 class Chat:

@@ -52,7 +52,7 @@ class Expiry:
         self._gathered_at: float | None = None
 
     async def run(self) -> None:
-        """Forget what is due, whenever it is; until it is cancelled or the vault is closed."""
+        """Forget what is due, whenever it is; until it is cancelled."""
         self._vault.on_change = self._woken.set
         self._outgoing.on_left = self._woken.set
         while True:
@@ -61,7 +61,7 @@ class Expiry:
                 until = await self._pass()
             except VaultClosed:
                 return
-            except VaultError as error:
+            except Exception as error:  # noqa: BLE001 -- whatever it is, forgetting must go on
                 log.warning("the vault could not forget yet: %s", type(error).__name__)
                 until = self._clock.now() + RETRY
             await self._clock.wait(self._woken, until)

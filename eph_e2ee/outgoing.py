@@ -319,4 +319,4 @@ def _content(draft: Draft, timer: Seconds | None, *, opting_out: bool) -> list[E
 def _start(vault: Transaction, left: list[tuple[int, float]]) -> None:
     for number, at in left:
         with suppress(VaultDamaged):  # nobody can read it any more; it stops no other (F38)
-            vault.apply(number, lifetime.Event.SENT, at)
+            vault.note_sent(number, at)

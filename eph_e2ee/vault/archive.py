@@ -7,18 +7,18 @@ bytes, whatever the size of the message.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any, Final, cast
 
 from sqlalchemy import Row
 
 from eph_e2ee.errors import Forgotten, LocalProtocolError, VaultDamaged
-from eph_e2ee.model import BareJid, Content, Delivery, Direction, Entry, Phase
+from eph_e2ee.model import BareJid, Delivery, Entry, Phase
 from eph_e2ee.protocol.lifetime import Event, Lifetime, step
 from eph_e2ee.vault.database import messages, replays
 from eph_e2ee.vault.keytree import GroupCut, Leaf, LeafCut, Region, UntilCut
 from eph_e2ee.vault.primitives import KEY_SIZE, random_bytes
-from eph_e2ee.vault.records import Conversation, Records, leaf_for
+from eph_e2ee.vault.records import MAXIMUM_KEYS, Conversation, Records, leaf_for
 from eph_e2ee.vault.rows import (
     DELIVERIES,
     DELIVERY_CODES,
@@ -39,7 +39,12 @@ from eph_e2ee.vault.rows import (
     READ_RUNNING,
     READ_UNSENT,
     SWEEP,
+    Gone,
+    NewMessage,
+    delivery_after,
+    find_replays,
     leaf_of,
+    new_entry,
     open_content,
     seal_content,
 )
@@ -52,37 +57,6 @@ MAXIMUM_NUMBER: Final = 2**63 - 1
 """No row has a greater number: a database's integers end here."""
 
 KEY_KIND: Final = b"content key"
-
-
-@dataclass(frozen=True, slots=True)
-class NewMessage:
-    """A message to be kept.
-
-    Attributes:
-        conversation: the bare JID of the peer or the room.
-        direction: incoming or outgoing.
-        lifetime: where it stands, as `protocol.lifetime.created` gave it.
-        delivery: how far it came.
-        content: what dies with it.
-        replay_ids: ids by which a second delivery is recognised, also after it has gone. Only
-            keyed hashes of them are kept. The same id of another sender must be another text.
-    """
-
-    conversation: BareJid
-    direction: Direction
-    lifetime: Lifetime
-    delivery: Delivery
-    content: Content
-    replay_ids: tuple[bytes | str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """A message whose time was over and whose row has become a tombstone."""
-
-    number: int
-    conversation: BareJid
-    direction: Direction
 
 
 class Transaction(Records):
@@ -106,7 +80,7 @@ class Transaction(Records):
             number = self._shared.next_number
             self._shared.next_number += 1
             conversation = self.conversation(message.conversation)
-            entry = _new_entry(number, message, now)
+            entry = new_entry(number, message, now)
             entries.append(entry)
             rows.append(self._new_row(entry, conversation))
             hashes += [
@@ -123,7 +97,9 @@ class Transaction(Records):
 
     def seen(self, replay_ids: Sequence[bytes | str]) -> bool:
         """Return whether a message with any of these ids was kept, even if it is gone (F36)."""
-        return any(self.find(replay_id) is not None for replay_id in replay_ids)
+        hashes = [self._keys.hash("replay", each) for each in replay_ids]
+        groups = [hashes[at : at + MAXIMUM_KEYS] for at in range(0, len(hashes), MAXIMUM_KEYS)]
+        return any(self.read_plain(find_replays(len(group)), group).first() for group in groups)
 
     def find(self, replay_id: bytes | str) -> int | None:
         """Return the number of the message that was kept with this id among its own."""
@@ -190,8 +166,32 @@ class Transaction(Records):
             VaultDamaged: the row does not open.
         """
         row = self._existing(number)
-        sent = event is Event.SENT and row.delivery == DELIVERY_CODES[Delivery.UNSENT]
-        return self._step(row, event, now, Delivery.SENT if sent else DELIVERIES[row.delivery])
+        entry = self._entry(row, self.numbered(row.conversation).jid)
+        if entry.phase is Phase.GONE:
+            return entry
+        after = self._step(row, event, now)
+        return replace(
+            entry,
+            phase=after.phase,
+            deadline=after.deadline,
+            delivery=delivery_after(row, event),
+            content=None if after.phase is Phase.GONE else entry.content,
+        )
+
+    def note_sent(self, number: int, now: float) -> None:
+        """Do the same for a message of ours that has left, without opening what it holds.
+
+        Args:
+            number: the message.
+            now: when it left, in seconds since the epoch.
+
+        Raises:
+            LocalProtocolError: there is no such message.
+            VaultDamaged: its key does not open, or its conversation's name.
+        """
+        row = self._existing(number)
+        if self._stands(row):
+            self._step(row, Event.SENT, now)
 
     def erase(self, number: int) -> None:
         """Make a tombstone of a message: unreadable from the commit on, gone from the settling on.
@@ -224,8 +224,7 @@ class Transaction(Records):
         """
         for entry in self.unsent():
             if entry.phase is Phase.UNSENT and entry.timer is not None:
-                row = self._existing(entry.number)
-                self._step(row, Event.INTERRUPTED, self.now(), Delivery.UNSENT)
+                self._step(self._existing(entry.number), Event.INTERRUPTED, self.now())
 
     def earliest_deadline(self) -> int | None:
         """Return the first deadline of any message whose row is not a tombstone yet."""
@@ -250,14 +249,16 @@ class Transaction(Records):
         if self.alive_until(until):
             # No row may lose its deadline before its key is at least meant to go.
             self.intend([UntilCut(Region.EXPIRING, until)])
-        rows = self.read(SWEEP, {"until": until, "count": count}).all()
-        self.effects.changed |= bool(rows)
+        found = self.read(SWEEP, {"until": until, "count": count}).all()
+        self.effects.changed |= bool(found)
         self.effects.deadlines = True
-        names = self._names({row.conversation for row in rows})
+        # Taken apart by position, since a look at a column by its name costs more than the rest.
+        rows = cast("Sequence[tuple[int, int, int]]", found)
+        names = self._names({conversation for _, conversation, _ in rows})
         gone = [
-            Gone(row.number, names[row.conversation], DIRECTIONS[row.direction])
-            for row in rows
-            if row.conversation in names
+            Gone(number, names[conversation], DIRECTIONS[direction])
+            for number, conversation, direction in rows
+            if conversation in names
         ]
         return len(rows), gone
 
@@ -272,7 +273,7 @@ class Transaction(Records):
 
     def _new_row(self, entry: Entry, conversation: Conversation) -> tuple[Any, ...]:
         """Return the columns of `messages` in their order."""
-        leaf, sealed_key, content = leaf_for(entry, conversation), None, None
+        leaf, sealed_key, content = leaf_for(entry.number, entry, conversation), None, None
         if entry.content is not None:
             key = random_bytes(KEY_SIZE)
             sealed_key = self._keys.seal(leaf, key, KEY_KIND)
@@ -305,8 +306,9 @@ class Transaction(Records):
     def _entry(self, row: Row[Any], jid: BareJid) -> Entry:
         """Return what a row says now: past its deadline it has no content, swept or not."""
         content = None
-        if row.content is not None and (row.deadline is None or row.deadline > self.now()):
-            content = self._content(row)
+        if self._stands(row):
+            key = self._keys.open(leaf_of(row), row.sealed_key, KEY_KIND)
+            content = open_content(row.content, key, row.number)
         return Entry(
             number=row.number,
             conversation=jid,
@@ -318,12 +320,11 @@ class Transaction(Records):
             content=content,
         )
 
-    def _content(self, row: Row[Any]) -> Content | None:
-        try:
-            key = self._keys.open(leaf_of(row), row.sealed_key, KEY_KIND)
-        except Forgotten:
-            return None
-        return open_content(row.content, key, row.number)
+    def _stands(self, row: Row[Any]) -> bool:
+        """Return whether a message is neither gone nor due, whatever the sweep has done."""
+        if row.content is None or (row.deadline is not None and row.deadline <= self.now()):
+            return False
+        return self._keys.alive(leaf_of(row))
 
     def _existing(self, number: int) -> Row[Any]:
         row = self.read(READ, {"number": number}).first()
@@ -331,26 +332,24 @@ class Transaction(Records):
             raise LocalProtocolError(f"there is no message {number}")
         return row
 
-    def _step(self, row: Row[Any], event: Event, now: float, delivery: Delivery) -> Entry:
-        conversation = self.numbered(row.conversation)
-        entry = self._entry(row, conversation.jid)
-        if entry.phase is Phase.GONE:
-            return entry
-        lifetime = step(Lifetime(entry.phase, entry.timer, entry.deadline), event, now)
-        after = replace(entry, phase=lifetime.phase, deadline=lifetime.deadline, delivery=delivery)
-        if after == entry:
-            return entry
-        if lifetime.phase is Phase.GONE:
+    def _step(self, row: Row[Any], event: Event, now: float) -> Lifetime:
+        """Take a message that stands one step; return where it stands then."""
+        conversation, delivery = self.numbered(row.conversation), delivery_after(row, event)
+        before = Lifetime(PHASES[row.phase], row.timer, row.deadline)
+        after = step(before, event, now)
+        if after == before and delivery is DELIVERIES[row.delivery]:
+            return after
+        if after.phase is Phase.GONE:
             self._erase(row)
-            return replace(after, content=None, deadline=int(self.now()))
-        if lifetime.is_due(self.now()):
+            return replace(after, deadline=int(self.now()))
+        if after.is_due(self.now()):
             # Read on another device so long ago, or sent just before the machine was suspended.
-            self._empty(row, after)
-            return replace(after, phase=Phase.GONE, content=None)
-        self._move(row, after, leaf_for(after, conversation))
+            self._empty(row, after, delivery)
+            return replace(after, phase=Phase.GONE)
+        self._move(row, after, delivery, leaf_for(row.number, after, conversation))
         return after
 
-    def _move(self, row: Row[Any], after: Entry, leaf: Leaf) -> None:
+    def _move(self, row: Row[Any], after: Lifetime, delivery: Delivery, leaf: Leaf) -> None:
         """Write down what a message is now, and seal its key under another leaf if need be."""
         old, sealed = leaf_of(row), row.sealed_key
         if leaf != old:
@@ -359,7 +358,7 @@ class Transaction(Records):
             self.effects.deadlines = True
         values = {
             "phase": PHASE_CODES[after.phase],
-            "delivery": DELIVERY_CODES[after.delivery],
+            "delivery": DELIVERY_CODES[delivery],
             "deadline": after.deadline,
             "region": leaf.region.value,
             "leaf_group": leaf.group,
@@ -368,10 +367,10 @@ class Transaction(Records):
         new_values = {f"new_{name}": value for name, value in values.items()}
         self.change(MOVE, {"of": row.number, **new_values})
 
-    def _empty(self, row: Row[Any], after: Entry) -> None:
+    def _empty(self, row: Row[Any], after: Lifetime, delivery: Delivery) -> None:
         """Forget a message whose time is over already; the next sweep tells of it."""
         values = {"of": row.number, "new_deadline": after.deadline}
-        self.change(EMPTY_DUE, values | {"new_delivery": DELIVERY_CODES[after.delivery]})
+        self.change(EMPTY_DUE, values | {"new_delivery": DELIVERY_CODES[delivery]})
         self.intend([LeafCut(leaf_of(row))])
         self.effects.deadlines = True
 
@@ -379,19 +378,3 @@ class Transaction(Records):
         self.change(ERASE, {"of": row.number, "at": int(self.now())})
         self.intend([LeafCut(leaf_of(row))])
         self.effects.deadlines |= row.region == Region.EXPIRING
-
-
-def _new_entry(number: int, message: NewMessage, now: float) -> Entry:
-    lifetime = message.lifetime
-    overdue = lifetime.deadline is not None and lifetime.deadline <= now
-    gone = overdue or lifetime.phase is Phase.GONE
-    return Entry(
-        number=number,
-        conversation=message.conversation,
-        direction=message.direction,
-        phase=Phase.GONE if gone else lifetime.phase,
-        delivery=message.delivery,
-        timer=lifetime.timer,
-        deadline=lifetime.deadline,
-        content=None if gone else message.content,
-    )

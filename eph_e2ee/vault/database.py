@@ -54,6 +54,7 @@ __all__ = [
     "messages",
     "meta",
     "replays",
+    "reported_as",
     "state",
     "translate",
 ]
@@ -182,13 +183,21 @@ def examine(path: Path) -> None:
         raise VaultTooNew("a newer version of eph-e2ee wrote this vault: update the library")
 
 
-def translate(error: SQLAlchemyError) -> VaultError:
+def translate(error: SQLAlchemyError | sqlite3.Error) -> VaultError:
     """Return our error for the database's; parameters never appear in its text."""
-    original = error.orig if isinstance(error, DBAPIError) else None
-    name = getattr(original, "sqlite_errorname", type(original or error).__name__)
+    original = (isinstance(error, DBAPIError) and error.orig) or error
+    name = getattr(original, "sqlite_errorname", type(original).__name__)
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return VaultDamaged(f"the database of the vault is damaged ({name}): restore it")
     return VaultUnavailable(f"the database refused ({name}): free space or mend it, then try again")
+
+
+def reported_as(error: BaseException) -> BaseException:
+    """Return what a caller hears of an error: ours for SQLAlchemy's and the driver's, else itself.
+
+    Nothing of the original hangs on ours, neither its text nor what it was raised from.
+    """
+    return translate(error) if isinstance(error, SQLAlchemyError | sqlite3.Error) else error
 
 
 def _prepare(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:

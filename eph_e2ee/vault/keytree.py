@@ -195,10 +195,10 @@ class KeyTree:
         # covers a leaf is found by bisection.
         self._nodes = nodes
         self._starts = [node.start for node in nodes]
-        # The keys on the way to the last leaf derived: its neighbours share most of them. Every
-        # cut drops them, so nothing derived outlives a cut.
-        self._trail: list[bytes] = []
-        self._trail_position = 0
+        # The keys on the way to the last leaf derived in each region: its neighbours share most of
+        # them, and moving a message takes turns between regions. Every cut drops all of them, so
+        # nothing derived outlives a cut.
+        self._trails: dict[Region, tuple[int, list[bytes]]] = {}
 
     @classmethod
     def create(cls, root: Key) -> "KeyTree":
@@ -247,14 +247,14 @@ class KeyTree:
             raise Forgotten("the key of this record has been destroyed")
         if not node.levels:
             return bytes(node.key)
-        shared = _DEPTH - (position ^ self._trail_position).bit_length() - node.depth
-        if not self._trail or shared <= 0:
-            self._trail = descend(node.key, position, node.levels)
+        last, trail = self._trails.get(leaf.region, (0, []))
+        shared = _DEPTH - (position ^ last).bit_length() - node.depth
+        if not trail or shared <= 0:
+            trail = descend(node.key, position, node.levels)
         elif shared < node.levels:
-            del self._trail[shared:]
-            self._trail += descend(self._trail[-1], position, node.levels - shared)
-        self._trail_position = position
-        return self._trail[-1]
+            trail = trail[:shared] + descend(trail[shared - 1], position, node.levels - shared)
+        self._trails[leaf.region] = position, trail
+        return trail[-1]
 
     def alive(self, leaf: Leaf) -> bool:
         """Return whether no cut has reached a leaf.
@@ -271,7 +271,7 @@ class KeyTree:
             LocalProtocolError: a number is out of range; nothing was cut.
         """
         low, high = _interval(cut)
-        self._trail = []
+        self._trails.clear()
         first = bisect_right(self._starts, low) - 1
         if first < 0 or self._nodes[first].end <= low:
             first += 1
@@ -287,7 +287,8 @@ class KeyTree:
         """Forget everything in memory; the exported states are not touched."""
         for node in self._nodes:
             wipe(node.key)
-        self._nodes, self._starts, self._trail = [], [], []
+        self._nodes, self._starts = [], []
+        self._trails.clear()
 
     def __len__(self) -> int:
         """Count the live nodes."""

@@ -8,7 +8,7 @@ parsed on demand: python-omemo's own storage copies them deeply on each way in a
 import asyncio
 import enum
 import json
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Final, TypeVar, cast
 
@@ -29,9 +29,11 @@ PREFIX: Final = "omemo:"
 """Sets python-omemo's keys apart from other values of the vault."""
 
 MAXIMUM_LIVE: Final = 32 * 1024 * 1024
-"""Characters kept in memory, keys and values: some thousand sessions, about 5 kB each."""
+"""Characters kept in memory, keys and values: some thousand sessions, about 5 kB each. A value that
+is kept parsed as well takes up to twice its share."""
 
 IMMUTABLE: Final = (str, int, float, bool, bytes, type(None))
+"""What everybody can be given the same of."""
 
 
 class _Stage(enum.Enum):
@@ -97,7 +99,10 @@ class Ratchets(Storage):
         self._live: OrderedDict[str, str | None] = OrderedDict()
         self._live_size = 0
         self._pending: dict[str, str | None] = {}
-        self._leaving: list[Changes] = []
+        # Immutable values with the text that each was parsed from. A key is here only while it is
+        # among those that live, so that no secret stays longer for being parsed.
+        self._parsed: dict[str, tuple[str, Maybe[JSONType]]] = {}
+        self._leaving: deque[Changes] = deque()
         self._last: Changes | None = None
 
     def __repr__(self) -> str:
@@ -117,7 +122,9 @@ class Ratchets(Storage):
         changes = Changes(self._pending, self._last)
         self._pending = {}
         if changes.values:
-            self._leaving = [earlier for earlier in self._leaving if not earlier.written]
+            # They are written in their order: behind one that is not, none is.
+            while self._leaving and self._leaving[0].written:
+                self._leaving.popleft()
             self._leaving.append(changes)
             self._last = changes
             for key, text in changes.values.items():
@@ -135,8 +142,9 @@ class Ratchets(Storage):
         """
         self._live.clear()
         self._live_size = 0
+        self._parsed.clear()
         self._pending = {}
-        self._leaving = []
+        self._leaving.clear()
         self._last = None
 
     def commit_with(
@@ -177,7 +185,13 @@ class Ratchets(Storage):
         text = await self._text(key)
         if text is None:
             return Nothing()
-        return _Fresh(lambda: cast("JSONType", json.loads(text)))
+        known = self._parsed.get(key)
+        if known is not None and known[0] == text:
+            return known[1]
+        value = _just(lambda: cast("JSONType", json.loads(text)))
+        if isinstance(value, _Same) and key in self._live and key not in self._pending:
+            self._parsed[key] = text, value
+        return value
 
     async def _store(self, key: str, value: JSONType) -> None:
         self._put(key, json.dumps(value, ensure_ascii=False, separators=(",", ":")))
@@ -231,22 +245,24 @@ class Ratchets(Storage):
     def _drop(self, key: str) -> None:
         if key in self._live:
             self._live_size -= _size(key, self._live.pop(key))
+            self._parsed.pop(key, None)
 
 
 def _size(key: str, text: str | None) -> int:
     return len(key) + len(text or "")
 
 
-class _Fresh(Maybe[T]):
-    """A value made anew for each that asks, so that nobody changes another's.
+def _just(make: Callable[[], T]) -> Maybe[T]:
+    """Return a value that nobody can change for another.
 
-    Args:
-        make: makes the value. It is called at once, so that it raises where it was asked for.
+    It is made at once, so that `make` raises where the value was asked for.
     """
+    value = make()
+    return _Same(value) if isinstance(value, IMMUTABLE) else _Fresh(make, value)
 
-    def __init__(self, make: Callable[[], T]) -> None:
-        self._make = make
-        self._made: list[T] = [make()]
+
+class _There(Maybe[T]):
+    """A value that is there: python-omemo's `Just`, without its deep copies."""
 
     @property
     def is_just(self) -> bool:
@@ -256,14 +272,34 @@ class _Fresh(Maybe[T]):
     def is_nothing(self) -> bool:
         return False
 
-    def from_just(self) -> T:
-        if not self._made:
-            return self._make()
-        # Numbers and texts can be shared; a list or an object is handed out once.
-        return self._made[0] if isinstance(self._made[0], IMMUTABLE) else self._made.pop()
-
     def maybe(self, default: object) -> T:  # noqa: ARG002  python-omemo's signature
         return self.from_just()
 
     def fmap(self, function: Callable[[T], U]) -> Maybe[U]:
-        return _Fresh(lambda: function(self.from_just()))
+        return _just(lambda: function(self.from_just()))
+
+
+class _Same(_There[T]):
+    """One immutable value for all that ask."""
+
+    def __init__(self, value: T) -> None:
+        self._value = value
+
+    def from_just(self) -> T:
+        return self._value
+
+
+class _Fresh(_There[T]):
+    """A mutable value, made anew for each that asks.
+
+    Args:
+        make: makes the value.
+        first: one that it has made, for the first that asks.
+    """
+
+    def __init__(self, make: Callable[[], T], first: T) -> None:
+        self._make = make
+        self._made = [first]
+
+    def from_just(self) -> T:
+        return self._made.pop() if self._made else self._make()

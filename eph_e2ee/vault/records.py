@@ -24,6 +24,7 @@ from sqlalchemy import (
 from eph_e2ee.clock import Clock
 from eph_e2ee.errors import VaultDamaged
 from eph_e2ee.model import BareJid, Entry, Phase
+from eph_e2ee.protocol.lifetime import Lifetime
 from eph_e2ee.vault.database import conversations, intents, messages, meta, replays, state
 from eph_e2ee.vault.keys import Keys
 from eph_e2ee.vault.keytree import Cut, Leaf, LeafCut, Region, pack_cut
@@ -192,6 +193,10 @@ class Records:
     ) -> CursorResult[Any]:
         """Run a statement that changes nothing."""
         return self._shared.connection.execute(statement, parameters)
+
+    def read_plain(self, statement: str, parameters: Sequence[Any]) -> CursorResult[Any]:
+        """Do the same with a statement of the driver's, which SQLAlchemy made once."""
+        return self._shared.connection.exec_driver_sql(statement, tuple(parameters))
 
     def change(
         self, statement: Executable, parameters: Sequence[Mapping[str, Any]] | Mapping[str, Any]
@@ -362,8 +367,8 @@ def _name(number: int) -> bytes:
     return b"conversation %d" % number
 
 
-def leaf_for(entry: Entry, conversation: Conversation) -> Leaf:
+def leaf_for(number: int, stands: Entry | Lifetime, conversation: Conversation) -> Leaf:
     """Return the leaf that seals a message's key: by its deadline while its timer runs."""
-    if entry.phase is Phase.RUNNING and entry.deadline is not None:
-        return Leaf(Region.EXPIRING, entry.deadline, entry.number)
-    return Leaf(Region.KEPT, conversation.kept_group, entry.number)
+    if stands.phase is Phase.RUNNING and stands.deadline is not None:
+        return Leaf(Region.EXPIRING, stands.deadline, number)
+    return Leaf(Region.KEPT, conversation.kept_group, number)

@@ -3,13 +3,26 @@
 `archive.py` says what happens to a message; here stands what that is in the database.
 """
 
+import functools
 import json
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Row, bindparam, func, select, text, update
+from sqlalchemy.dialects import sqlite
 
 from eph_e2ee.errors import VaultDamaged
-from eph_e2ee.model import BareJid, Content, Delivery, DeviceId, Direction, MessageId, Phase
+from eph_e2ee.model import (
+    BareJid,
+    Content,
+    Delivery,
+    DeviceId,
+    Direction,
+    Entry,
+    MessageId,
+    Phase,
+)
+from eph_e2ee.protocol.lifetime import Event, Lifetime
 from eph_e2ee.vault.database import NOT_GONE, RUNNING, UNSENT, messages, replays
 from eph_e2ee.vault.keys import ROW_FORMAT
 from eph_e2ee.vault.keytree import Leaf, Region
@@ -96,9 +109,77 @@ SWEEP = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """A message to be kept.
+
+    Attributes:
+        conversation: the bare JID of the peer or the room.
+        direction: incoming or outgoing.
+        lifetime: where it stands, as `protocol.lifetime.created` gave it.
+        delivery: how far it came.
+        content: what dies with it.
+        replay_ids: ids by which a second delivery is recognised, also after it has gone. Only
+            keyed hashes of them are kept. The same id of another sender must be another text.
+    """
+
+    conversation: BareJid
+    direction: Direction
+    lifetime: Lifetime
+    delivery: Delivery
+    content: Content
+    replay_ids: tuple[bytes | str, ...] = ()
+
+
+@functools.cache
+def find_replays(count: int) -> str:
+    """Return the driver's statement that finds any of so many hashes.
+
+    Each message that arrives asks this, and SQLAlchemy would write the list anew each time.
+    """
+    statement = select(replays.c.number).where(replays.c.hash.in_([b""] * count))
+    return str(
+        statement.compile(dialect=sqlite.dialect(), compile_kwargs={"render_postcompile": True})
+    )
+
+
+class Gone(NamedTuple):
+    """A message whose time was over and whose row has become a tombstone.
+
+    Very many can go at once, and a named tuple is by far the cheapest to make.
+    """
+
+    number: int
+    conversation: BareJid
+    direction: Direction
+
+
+def new_entry(number: int, message: NewMessage, now: float) -> Entry:
+    """Return what a message is from the beginning: gone, when its time is over already (F21)."""
+    lifetime = message.lifetime
+    overdue = lifetime.deadline is not None and lifetime.deadline <= now
+    gone = overdue or lifetime.phase is Phase.GONE
+    return Entry(
+        number=number,
+        conversation=message.conversation,
+        direction=message.direction,
+        phase=Phase.GONE if gone else lifetime.phase,
+        delivery=message.delivery,
+        timer=lifetime.timer,
+        deadline=lifetime.deadline,
+        content=None if gone else message.content,
+    )
+
+
 def leaf_of(row: Row[Any]) -> Leaf:
     """Return the leaf that seals a row's content key."""
     return Leaf(Region(row.region), row.leaf_group, row.number)
+
+
+def delivery_after(row: Row[Any], event: Event) -> Delivery:
+    """Return how far a message has come once an event has happened to it."""
+    delivery = DELIVERIES[row.delivery]
+    return Delivery.SENT if event is Event.SENT and delivery is Delivery.UNSENT else delivery
 
 
 def seal_content(content: Content, key: Key, number: int) -> bytes:

@@ -24,7 +24,7 @@ from eph_e2ee.clock import Clock
 from eph_e2ee.errors import VaultDamaged, VaultError
 from eph_e2ee.model import Erasure
 from eph_e2ee.vault.archive import Gone, Transaction
-from eph_e2ee.vault.database import Database, intents, translate
+from eph_e2ee.vault.database import Database, intents, reported_as
 from eph_e2ee.vault.keytree import Cut, Region, UntilCut, unpack_cut
 from eph_e2ee.vault.opening import CLOCK, open_files
 from eph_e2ee.vault.records import CHANGE_META, Effects, Shared
@@ -252,7 +252,7 @@ class Vault:
         try:
             group[0].succeed(group[0].work())
         except BaseException as error:  # noqa: BLE001  whoever asked for it hears of it
-            group[0].fail(translate(error) if isinstance(error, SQLAlchemyError) else error)
+            group[0].fail(reported_as(error))
 
     def _start(self, path: Path, root_key: RootKey) -> None:
         self._database, keys = open_files(path, root_key, self._clock, self._held)
@@ -300,7 +300,7 @@ class Vault:
         except BaseException as error:  # noqa: BLE001  every job hears of it; the worker goes on
             self._shared.undone()
             for job in group:
-                job.fail(translate(error) if isinstance(error, SQLAlchemyError) else error)
+                job.fail(reported_as(error))
             effects.end(committed=False)
             return
         self._shared.committed(effects)
@@ -315,19 +315,20 @@ class Vault:
             self._tell()
 
     def _attempt(self, job: Job[Any], effects: Effects) -> None:
-        connection, transaction = self._database.connection, Transaction(self._shared)
-        connection.exec_driver_sql("SAVEPOINT work")
+        # Past SQLAlchemy, which costs more than the savepoint itself.
+        driver, transaction = self._database.driver, Transaction(self._shared)
+        driver.execute("SAVEPOINT work")
         try:
             job.succeed(job.work(transaction))
         except BaseException as error:  # noqa: BLE001  whoever asked for it hears of it
-            job.fail(translate(error) if isinstance(error, SQLAlchemyError) else error)
+            job.fail(reported_as(error))
             self._shared.undone()
             transaction.effects.end(committed=False)
             # A full disk may have ended the whole transaction: then this raises, and all fail.
-            connection.exec_driver_sql("ROLLBACK TO SAVEPOINT work")
+            driver.execute("ROLLBACK TO SAVEPOINT work")
         else:
             effects.include(transaction.effects)
-        connection.exec_driver_sql("RELEASE SAVEPOINT work")
+        driver.execute("RELEASE SAVEPOINT work")
 
     def _keep_house(self) -> None:
         """Write what goes along with any commit that writes: settled intents out, the time in."""

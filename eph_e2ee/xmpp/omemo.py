@@ -1,6 +1,7 @@
 """XEP-0384, OMEMO Encryption: slixmpp-omemo's plugin, now with omemo:2 and without its losses."""
 
 from abc import ABCMeta
+from collections.abc import Iterable
 from copy import copy
 from dataclasses import dataclass
 from typing import cast
@@ -86,17 +87,24 @@ class XEP_0384(Startup, metaclass=ABCMeta):  # noqa: N801 -- takes the other's p
             [namespace for namespace in (MODERN, OLD) if namespace in plaintexts],
             identifier,
         )
-        return Sealed(tuple(messages), errors, await self.legacy_devices(recipients))
+        # Encrypting has just looked up the same devices; nothing else runs in between.
+        routed = self.sessions.routed
+        legacy = (
+            self._legacy_among(device for jid in recipients for device in routed[jid])
+            if recipients <= routed.keys()
+            else await self.legacy_devices(recipients)
+        )
+        return Sealed(tuple(messages), errors, legacy)
 
     async def legacy_devices(self, recipients: frozenset[BareJid]) -> frozenset[DeviceId]:
         """The recipients' devices that cannot read envelopes, or are not known to."""
-        legacy = {
-            DeviceId(device.device_id)
-            for recipient in recipients
-            for device in await self.sessions.get_device_information(recipient)
-            if any(dict(device.active).values()) and MODERN not in self.namespaces(device)
-        }
-        return frozenset(legacy)
+        return self._legacy_among(
+            [
+                device
+                for recipient in recipients
+                for device in await self.sessions.get_device_information(recipient)
+            ]
+        )
 
     async def unseal(self, stanza: Element, sender: BareJid) -> Opened:
         """Decrypt the `<encrypted/>` of a stanza: omemo:2 if it holds a key for us, else legacy.
@@ -211,6 +219,13 @@ class XEP_0384(Startup, metaclass=ABCMeta):  # noqa: N801 -- takes the other's p
             raise RemoteProtocolError(Reason.NOT_FOR_THIS_DEVICE)
         own, _ = await self.sessions.get_own_device_information()
         return Opened(OLD, remembered[OLD], own)
+
+    def _legacy_among(self, devices: Iterable[DeviceInformation]) -> frozenset[DeviceId]:
+        return frozenset(
+            DeviceId(device.device_id)
+            for device in devices
+            if any(dict(device.active).values()) and MODERN not in self.namespaces(device)
+        )
 
     @property
     def _envelopes(self) -> XEP_0420:

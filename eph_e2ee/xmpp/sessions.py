@@ -64,6 +64,8 @@ class Sessions(BaseSessionManager):
         super().__init__()
         self._unanswered: Counter[tuple[str, str, int]] = Counter()
         self._routing = False
+        self.routed: dict[str, frozenset[DeviceInformation]] = {}
+        """What is known of the devices of each account that the last envelope was encrypted for."""
 
     # -- operations, one at a time -------------------------------------------------------------
 
@@ -77,6 +79,7 @@ class Sessions(BaseSessionManager):
     ) -> Any:
         """Encrypt as python-omemo does, each device in the namespace that `router` gives it."""
         self._routing = MODERN in plaintext
+        self.routed.clear()
         try:
             messages, errors = await super().encrypt(
                 bare_jids, plaintext, backend_priority_order, identifier
@@ -171,6 +174,7 @@ class Sessions(BaseSessionManager):
         devices, bundles = await inherited(bare_jid)
         if not self._routing:
             return devices, bundles
+        self.routed[bare_jid] = devices
         routed = (
             device._replace(namespaces=device.namespaces & self.router.namespaces(device))
             for device in devices

@@ -218,7 +218,10 @@ async def test_a_settling_that_fails_is_tried_again(vault: Vault, watch: Watch) 
     assert not watch.unsettled()
 
 
-@pytest.mark.parametrize("failure", [VaultDamaged("a row"), VaultUnavailable("full")])
+@pytest.mark.parametrize(
+    "failure",
+    [VaultDamaged("a row"), VaultUnavailable("full"), RuntimeError("nobody has thought of it")],
+)
 async def test_what_cannot_be_noted_holds_no_erasure_up(
     failure: Exception, vault: Vault, watch: Watch
 ) -> None:

@@ -17,7 +17,7 @@ from eph_e2ee.protocol.lifetime import Event, Lifetime
 from eph_e2ee.vault.database import conversations, messages, replays, state
 from eph_e2ee.vault.keytree import Leaf, Region
 from eph_e2ee.vault.primitives import random_key
-from eph_e2ee.vault.records import Records
+from eph_e2ee.vault.records import MAXIMUM_KEYS, Records
 from eph_e2ee.vault.rows import DELIVERIES, DIRECTIONS, PHASES, open_content, seal_content
 from tests.vault.making import (
     MINUTE,
@@ -250,6 +250,10 @@ def test_f36_a_replay_is_known_after_the_message_has_gone(vault: Vault) -> None:
     vault.transact_sync(lambda tx: tx.erase(number))
     assert vault.transact_sync(lambda tx: tx.seen(("new", *message.replay_ids)))
     assert not vault.transact_sync(lambda tx: tx.seen(("new",)))
+    assert not vault.transact_sync(lambda tx: tx.seen(()))
+    many = tuple(f"new {number}" for number in range(2 * MAXIMUM_KEYS))
+    assert vault.transact_sync(lambda tx: tx.seen((*many, *message.replay_ids)))
+    assert not vault.transact_sync(lambda tx: tx.seen(many))
     hashes = vault.transact_sync(lambda tx: tx.read(select(replays.c.hash)).scalars().all())
     assert [len(value) for value in hashes] == [16]
 

@@ -245,8 +245,25 @@ class TestMemory:
         leaf = Leaf(Region.KEPT, 1, 1)
         tree.derive(leaf)
         tree.cut(LeafCut(leaf))
-        assert tree._trail == []
+        assert not tree._trails
         assert tree.derive(Leaf(Region.KEPT, 1, 0)) == way_down(Leaf(Region.KEPT, 1, 0))[-1]
+
+    @pytest.mark.parametrize("region", Region)
+    def test_a_cut_in_one_region_drops_what_was_derived_in_all(self, region: Region) -> None:
+        tree = KeyTree.create(ROOT)
+        for other in Region:
+            tree.derive(Leaf(other, 1, 1))
+        assert set(tree._trails) == set(Region)
+        tree.cut(GroupCut(region, 2))
+        assert not tree._trails
+
+    def test_regions_take_turns(self) -> None:
+        tree = KeyTree.create(ROOT)
+        tree.cut(UntilCut(Region.EXPIRING, 3))
+        for sequence in range(20):
+            for region in Region:
+                leaf = Leaf(region, NOW + sequence // 5, sequence)
+                assert tree.derive(leaf) == way_down(leaf)[-1]
 
     def test_a_wiped_tree_derives_nothing(self) -> None:
         tree = KeyTree.create(ROOT)
@@ -255,7 +272,7 @@ class TestMemory:
         buffers = [node.key for node in tree._nodes]
         tree.wipe()
         assert buffers == [bytes(KEY_SIZE)]
-        assert tree._trail == []
+        assert not tree._trails
         with pytest.raises(Forgotten):
             tree.derive(leaf)
 

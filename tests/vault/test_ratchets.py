@@ -96,7 +96,7 @@ JSON = st.recursive(
 
 @given(JSON)
 def test_any_json_comes_back(value: object) -> None:
-    maybe = module._Fresh(lambda: json.loads(json.dumps(value)))
+    maybe = module._just(lambda: json.loads(json.dumps(value)))
     assert maybe.from_just() == maybe.from_just() == maybe.maybe(None) == value
     assert maybe.is_just
     assert not maybe.is_nothing
@@ -234,3 +234,61 @@ async def test_f10_nothing_of_a_key_or_value_is_in_a_repr(ratchets: Ratchets) ->
     await ratchets.store("sentinel", "sentinel")
     loaded = await ratchets.load("sentinel")
     assert "sentinel" not in f"{ratchets!r} {ratchets.take()!r} {loaded!r}"
+
+
+async def test_an_immutable_value_is_parsed_once_for_as_long_as_it_lives(
+    ratchets: Ratchets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[str] = []
+
+    def loads(text: str) -> object:
+        parsed.append(text)
+        return json.JSONDecoder().decode(text)
+
+    await ratchets.store("text", "a")
+    await ratchets.store("list", [1])
+    await ratchets.commit()
+    monkeypatch.setattr(json, "loads", loads)
+    for _ in range(3):
+        assert (await ratchets.load("text")).from_just() == "a"
+        assert (await ratchets.load("list")).from_just() == [1]
+    assert parsed == ['"a"', "[1]", "[1]", "[1]"]
+    await ratchets.store("text", "b")
+    assert (await ratchets.load("text")).from_just() == "b"
+    ratchets.discard()
+    assert (await ratchets.load("text")).from_just() == "a"
+    await ratchets.store("text", "b")
+    await ratchets.commit()
+    assert (await ratchets.load("text")).from_just() == "b"
+    await ratchets.delete("text")
+    assert (await ratchets.load("text")).is_nothing
+
+
+async def test_no_parsed_value_outlives_its_text(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAXIMUM_LIVE", 100)
+    ratchets = Ratchets(vault)
+    for key in ("first", "second", "third"):
+        await ratchets.store(key, "x" * 40)
+        await ratchets.commit()
+        await ratchets.load(key)
+        assert set(ratchets._parsed) <= set(ratchets._live)
+        assert key in ratchets._parsed
+    assert set(ratchets._parsed) == {"second", "third"}
+    await ratchets.store("third", "y")
+    ratchets.take()
+    assert set(ratchets._parsed) == {"second"}
+    ratchets.forget_cached()
+    assert ratchets._parsed == {}
+
+
+async def test_a_burst_keeps_only_what_is_not_written_yet(vault: Vault, ratchets: Ratchets) -> None:
+    for number in range(3):
+        await ratchets.store("key", number)
+        await vault.transact(ratchets.take().write)
+    await ratchets.store("key", 3)
+    first = ratchets.take()
+    await ratchets.store("key", 4)
+    second = ratchets.take()
+    assert list(ratchets._leaving) == [first, second]

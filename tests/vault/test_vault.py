@@ -289,6 +289,27 @@ async def test_a_statement_that_the_database_refuses_is_unavailable_without_its_
     assert caught.value.__context__ is None
 
 
+async def test_a_transaction_that_the_database_has_ended_fails_all_of_its_works(
+    vault: Vault,
+) -> None:
+    """As a full disk may do it: the savepoint, which the driver is asked for, is gone."""
+
+    def ended(tx: Transaction) -> None:
+        add_read(tx)
+        vault._database.driver.execute("ROLLBACK")
+        raise ValueError("sentinel")
+
+    release = await hold(vault)
+    lost, failed = vault.transact(adding("lost")), vault.transact(ended)
+    release.set()
+    for outcome in await asyncio.gather(lost, failed, return_exceptions=True):
+        assert isinstance(outcome, VaultUnavailable)
+        assert (outcome.__cause__, outcome.__context__) == (None, None)
+    assert texts(vault) == []
+    await vault.transact(adding("afterwards"))
+    assert texts(vault) == ["afterwards"]
+
+
 def test_timers_beyond_every_32_bit_limit_are_ordinary(vault: Vault) -> None:
     """F16: timers above 2**31 milliseconds, and deadlines after 2038 and 2106."""
     timer = Seconds(2**32 - 1)

@@ -15,6 +15,7 @@ from slixmpp.stanza import Message
 
 import eph_e2ee
 from eph_e2ee.errors import Reason, RemoteProtocolError
+from eph_e2ee.model import BareJid
 from eph_e2ee.xmpp.parcel import MODERN, OLD
 from tests.xmpp.clients import Kept, OurPlugin, World
 
@@ -208,6 +209,23 @@ async def test_old_and_new_applications_of_one_account(world: World) -> None:
     (unread,) = carried.xml.findall(f"{{{MODERN}}}encrypted")
     carried.xml.remove(unread)  # where there is one, 2.2 reads no other
     assert (await legacy.decrypt_message(carried))[0]["body"] == "text"
+
+
+async def test_encrypting_itself_tells_who_cannot_read_envelopes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F40: no device is looked up a second time for it."""
+    _, ours = await plugged(world, "rosa", OurPlugin)
+    await plugged(world, "peter", OurPlugin)
+    _, legacy = await plugged(world, "peter", TheirPlugin)
+    own, _ = await (await legacy.get_session_manager()).get_own_device_information()
+    await ours.refresh_device_lists({PETER})
+    peter = frozenset({BareJid(PETER.bare)})
+    assert await ours.gate.run(lambda: ours.legacy_devices(peter)) == {own.device_id}
+    monkeypatch.setattr(ours, "legacy_devices", None)
+    for plaintexts in ({MODERN: b"<a/>", OLD: b"text"}, {MODERN: b"<a/>"}):
+        sealed = await ours.gate.run(lambda given=plaintexts: ours.seal(peter, given))
+        assert sealed.legacy == {own.device_id}
 
 
 async def test_there_may_be_nothing_to_encrypt(world: World) -> None:
