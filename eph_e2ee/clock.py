@@ -3,8 +3,7 @@
 Its time is the greatest of the wall clock, the highest value it has ever shown, and the last
 value plus the time the machine has been up since (suspension included). Turning the wall clock
 back, suspending the machine and restarting the process therefore never lengthen a message's
-life. Across a reboot only the wall clock and the persisted high water are left. DESIGN.md
-section 4.
+life. Across a reboot only the wall clock and the persisted high water are left.
 """
 
 import asyncio

@@ -1,8 +1,7 @@
 """The tables of the vault, and one SQLite connection that leaves as little behind as SQLite can.
 
 Nothing here can read a message: rows hold numbers, phases, deadlines, 16-byte keyed hashes and
-sealed bytes. Forgetting never depends on bytes being overwritten (DESIGN.md section 3); the
-pragmas are a second line.
+sealed bytes. Forgetting never depends on bytes being overwritten; the pragmas are a second line.
 """
 
 import os

@@ -1,6 +1,6 @@
 """The keys of an open vault: the tree, and how a changed tree reaches the disk.
 
-`Keys.forget` is steps 2 and 3 of "the one safe order" (DESIGN.md section 3). It can be stopped
+`Keys.forget` is steps 2 and 3 of the one safe order (`vault.py`). It can be stopped
 anywhere, by an error or by the end of the process, and be called again.
 """
 

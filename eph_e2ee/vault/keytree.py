@@ -7,7 +7,7 @@ node come from one keyed hash of it, and a record's key is the leaf at its path
 
 Only the roots of the subtrees still alive are held. Forgetting a range of leaves replaces each
 node above it by those of its children that lie outside; the way back up does not exist.
-DESIGN.md section 3. Pure: no files, no clock, no randomness.
+Pure: no files, no clock, no randomness.
 """
 
 import enum

@@ -1,7 +1,7 @@
 """What every kind of row has in common: statements, intents to forget, conversations, values.
 
 A value is a text under a key, sealed in the RATCHET region: what it held before an overwriting is
-forgotten as a message is (DESIGN.md section 3, F12).
+forgotten as a message is (F12).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,7 +1,7 @@
 """The root key: the 32 bytes that are physically destroyed whenever something is forgotten.
 
 It seals the key file. Whatever keeps it can hold two for a moment, so that a crash while it is
-replaced loses neither; the key file tells which one counts. DESIGN.md section 3.
+replaced loses neither; the key file tells which one counts.
 """
 
 import os

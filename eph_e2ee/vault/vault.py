@@ -5,7 +5,7 @@
 3. Replace the root key, overwrite the old one; sync. From here the records are gone for good.
 4. Drop the intents in the next transaction; scrub the database's files at leisure.
 
-On opening, what was left of this is done before anything can be read. DESIGN.md section 3.
+On opening, what was left of this is done before anything can be read.
 """
 
 import asyncio

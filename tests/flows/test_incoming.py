@@ -35,7 +35,7 @@ def timer(value: str) -> Element:
     return Element(f"{{{ephemeral.NAMESPACE}}}ephemeral", {"timer": value})
 
 
-# -- helper functions ------------------------------------------------------------------------------
+# -- the smaller functions -------------------------------------------------------------------------
 
 
 def test_a_content_is_taken_apart() -> None:
