@@ -84,6 +84,7 @@ class Account:
         """Disable the plugins again, and wait until python-omemo's tasks have ended."""
         for name in ("xep_0384", "xep_0466", "xep_0420"):
             if name in self._client.plugin:
+                # slixmpp leaves this method without types.
                 cast("PluginManager", self._client.plugin).disable(name)  # type: ignore[no-untyped-call]
         await self.omemo.ended()
 

@@ -47,7 +47,7 @@ def _alone(method: Method) -> Method:
 class Sessions(BaseSessionManager):
     """What stands between python-omemo's session manager and slixmpp-omemo's part of it.
 
-    `session_manager` derives one class per client from this and slixmpp-omemo's own, since
+    `startup.Startup` derives one class per client from this and slixmpp-omemo's own, since
     python-omemo makes the instance itself and passes nothing on.
     """
 
@@ -148,6 +148,7 @@ class Sessions(BaseSessionManager):
         session = await backend.load_session(device.bare_jid, device.device_id)
         if session is None:
             return
+        # Private, but asking for it in public would look up every device of ours.
         own: int = self._SessionManager__own_device_id  # type: ignore[attr-defined]
         content, plain_key = await backend.encrypt_empty()
         key = await backend.encrypt_key_material(session, plain_key)
@@ -168,7 +169,8 @@ class Sessions(BaseSessionManager):
     async def _SessionManager__get_device_information(self, bare_jid: str) -> Any:  # noqa: N802
         """Leave each device, while encrypting, only the namespaces that it can read.
 
-        python-omemo offers no hook for a choice by device. A test holds the name.
+        python-omemo offers no hook for a choice by device. A test holds the name, which no type
+        checker knows.
         """
         inherited = super()._SessionManager__get_device_information  # type: ignore[misc]
         devices, bundles = await inherited(bare_jid)
@@ -191,6 +193,8 @@ class Sessions(BaseSessionManager):
         )
 
     # -- the network, outside the lock and after the commit ------------------------------------
+    # python-omemo declares these hooks static, and calls them on the instance: hence the ignored
+    # overrides. They need the instance, for its gate.
 
     async def _fetched(self, name: tuple[object, ...], fetch: Callable[[], Awaitable[Any]]) -> Any:
         unit = self.gate.unit

@@ -118,6 +118,7 @@ def outer_message(
     stream: XMLStream, recipient: BareJid, message_id: MessageId, encrypted: Element
 ) -> Message:
     """The stanza around `<encrypted/>`: no body, a store hint, XEP-0380 (XEP-0384 section 5.5)."""
+    # slixmpp leaves the constructor without types.
     stanza = Message(stream, sto=JID(recipient), stype="chat", sid=message_id)  # type: ignore[no-untyped-call]
     stanza.append(encrypted)
     SubElement(stanza.xml, ORIGIN_ID, {"id": message_id})
