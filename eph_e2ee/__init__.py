@@ -27,6 +27,9 @@ from eph_e2ee.model import (
     Unsupported,
 )
 from eph_e2ee.outgoing import AGREED
+from eph_e2ee.vault.keyringkey import KeyringRootKey
+from eph_e2ee.vault.passphrase import PassphraseRootKey
+from eph_e2ee.vault.primitives import Cost
 from eph_e2ee.vault.rootkey import FileRootKey, MemoryRootKey
 from eph_e2ee.xmpp.ephemeral import XEP_0466
 from eph_e2ee.xmpp.omemo import XEP_0384
@@ -40,12 +43,14 @@ __all__ = [
     "XEP_0420",
     "XEP_0466",
     "Chat",
+    "Cost",
     "Delivery",
     "Direction",
     "EphemeralError",
     "Erasure",
     "Expired",
     "FileRootKey",
+    "KeyringRootKey",
     "Legacy",
     "LocalError",
     "LocalProtocolError",
@@ -54,6 +59,7 @@ __all__ = [
     "NoEligibleDevices",
     "NotConnected",
     "NotSent",
+    "PassphraseRootKey",
     "Phase",
     "Reason",
     "Rejection",

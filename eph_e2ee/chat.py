@@ -48,7 +48,7 @@ Trust = Literal["btbv", "manual"]
 """Blind trust before verification, or devices that the application has trusted one by one."""
 
 
-def attach(
+def attach(  # noqa: PLR0913 -- all but one by name, and all but two have a default
     client: Client,
     *,
     vault: str | Path,
@@ -56,7 +56,9 @@ def attach(
     trust: Trust = "btbv",
     legacy: LegacyPolicy = "deliver",
     root_key: RootKey | None = None,
+    database: str | None = None,
     clock: Clock | None = None,
+    unread_cap: timedelta | None = None,
 ) -> "Chat":
     """Give a client end-to-end encrypted messages that disappear. Call it before it connects.
 
@@ -69,20 +71,26 @@ def attach(
         legacy: what devices get that have legacy OMEMO, which has no place for a timer: the text
             with the timer in clear ("deliver"), the text alone ("omit"), nothing ("refuse").
         root_key: where the vault's root key is kept; by default a file in the vault.
+        database: the address of a PostgreSQL database for the rows, `postgresql://user@host/name`;
+            by default a file in the vault. The keys are in the vault's folder in any case.
         clock: the clock that deadlines are measured by; by default the system's.
+        unread_cap: how long messages with a timer are kept that nobody reads, in the timer's range
+            and counted from their arrival. None keeps them until they are read.
 
     Raises:
-        LocalProtocolError: the client has an XEP-0384 plugin, or the timer is out of range.
+        LocalProtocolError: the client has an XEP-0384 plugin, the timer or the cap is out of range,
+            or the address cannot be used.
         VaultError: the vault cannot be opened; nothing in it was changed.
     """
     default, policy = None if timer is None else _seconds(timer), _policy(legacy)
+    cap = None if unread_cap is None else _seconds(unread_cap)
     clock = Clock() if clock is None else clock
-    opened = Vault.open(Path(vault), clock=clock, root_key=root_key)
+    opened = Vault.open(Path(vault), clock=clock, root_key=root_key, database=database)
     try:
         account = Account.attached(
             client, Ratchets(opened), blind_trust=trust == "btbv", now=clock.now
         )
-        return Chat(account, opened, clock, default, legacy=policy)
+        return Chat(account, opened, clock, default, legacy=policy, unread_cap=cap)
     except BaseException:
         opened.close_sync()
         raise
@@ -103,14 +111,17 @@ class Chat:
         default: Seconds | None,
         *,
         legacy: Legacy,
+        unread_cap: Seconds | None = None,
     ) -> None:
         self._account = account
         self._vault = vault
         self._clock = clock
         self._conversations = Conversations(vault, default)
         self._outgoing = Outgoing(account, vault, self._conversations, clock, legacy=legacy)
-        self._incoming = Incoming(account, vault, self._conversations, clock, self._deliver)
-        self._expiry = Expiry(vault, self._outgoing, clock, self._expired)
+        self._incoming = Incoming(
+            account, vault, self._conversations, clock, self._deliver, unread_cap=unread_cap
+        )
+        self._expiry = Expiry(vault, self._outgoing, clock, self._expired, account.server)
         self._forgetting = account.start(self._expiry.run())
         account.listen(self._incoming.accept)
 

@@ -1,7 +1,7 @@
 """The end: deadline, erase, tombstone, event. The only code that waits on a clock.
 
 It needs no network (F37), and no message stops it (F38): what is due is cut in one step, whatever
-its rows hold.
+its rows hold. Only a leap of the wall clock that `clock.py` holds back waits for the server's word.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from eph_e2ee.clock import Clock
+from eph_e2ee.clock import MAXIMUM_NAP, Clock
 from eph_e2ee.errors import VaultClosed, VaultError
 from eph_e2ee.model import Erasure, Expired
 from eph_e2ee.vault.vault import Vault
@@ -23,6 +23,9 @@ GATHER: Final = 1.0
 
 RETRY: Final = 5.0
 """Seconds until a disk that refused is tried again. Nothing due is shown in the meantime."""
+
+ASK_AGAIN: Final = 60.0
+"""Seconds until a server that did not settle a doubt of the clock is asked again."""
 
 
 class Left(Protocol):
@@ -38,23 +41,47 @@ class Left(Protocol):
         """Start their timers."""
 
 
+class TimeServer(Protocol):
+    """Somebody else's clock."""
+
+    on_session: Callable[[], None]
+
+    async def server_time(self) -> float | None:
+        """Return its time in seconds since the epoch; None when it gives none."""
+
+
 class Expiry:
-    """Owns the task that forgets."""
+    """Owns the tasks that forget and that have the clock's doubts settled."""
 
     def __init__(
-        self, vault: Vault, outgoing: Left, clock: Clock, tell: Callable[[Expired], None]
+        self,
+        vault: Vault,
+        outgoing: Left,
+        clock: Clock,
+        tell: Callable[[Expired], None],
+        server: TimeServer,
     ) -> None:
         self._vault = vault
         self._outgoing = outgoing
         self._clock = clock
         self._tell = tell
+        self._server = server
         self._woken = asyncio.Event()
+        self._session = asyncio.Event()
         self._gathered_at: float | None = None
 
     async def run(self) -> None:
         """Forget what is due, whenever it is; until it is cancelled."""
         self._vault.on_change = self._woken.set
         self._outgoing.on_left = self._woken.set
+        self._server.on_session = self._session.set
+        async with asyncio.TaskGroup() as tasks:
+            settling = tasks.create_task(self._settle_doubts())
+            await self._forget()
+            settling.cancel()
+
+    async def _forget(self) -> None:
+        """Forget what is due, whenever it is, until the vault is closed."""
         while True:
             self._woken.clear()
             try:
@@ -85,6 +112,26 @@ class Expiry:
         except VaultError as error:
             log.warning("the vault could not be written: %s", type(error).__name__)
 
+    async def _settle_doubts(self) -> None:
+        """Ask the server whenever a session begins, or a doubt arises during one."""
+        while True:
+            self._session.clear()
+            if self._clock.doubted:
+                await self._ask()
+            again = ASK_AGAIN if self._clock.doubted else MAXIMUM_NAP
+            await self._clock.wait(self._session, self._clock.now() + again)
+
+    async def _ask(self) -> None:
+        """Have the server's time decide on a leap that is held back, and forget what is due."""
+        try:
+            time = await self._server.server_time()
+        except Exception as error:  # noqa: BLE001 -- whatever it is, forgetting must go on
+            log.warning("the server could not be asked for its time: %s", type(error).__name__)
+            return
+        if time is not None:
+            self._clock.witness(time)
+            self._woken.set()
+
     async def _pass(self) -> float | None:
         """Do what is due; when to look again, None for when something changes."""
         if self._is_due(self._vault.earliest_deadline()):
@@ -100,6 +147,9 @@ class Expiry:
                     await self._vault.settle()
         else:
             self._gathered_at = None
+        if self._vault.must_reseal:
+            await self._vault.reseal()
+            return self._clock.now()  # there may be more of it, and what is due comes first
         moments = (self._vault.earliest_deadline(), self._gathered_at)
         return min((moment for moment in moments if moment is not None), default=None)
 

@@ -5,6 +5,7 @@ slixmpp. Read `Incoming._take` and `Incoming._open` from top to bottom.
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -97,12 +98,15 @@ class Incoming:
         conversations: Conversations,
         clock: Clock,
         deliver: Callable[[Received], None],
+        *,
+        unread_cap: Seconds | None = None,
     ) -> None:
         self._account = account
         self._vault = vault
         self._conversations = conversations
         self._clock = clock
         self._deliver = deliver
+        self._unread_cap = unread_cap
         self._waiting: dict[BareJid, deque[Arrival]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -249,7 +253,7 @@ class Incoming:
     ) -> NewMessage:
         own = self._is_own(letter.arrival)
         direction = Direction.OUTGOING if own else Direction.INCOMING
-        life = lifetime.created(direction, timer)
+        life = lifetime.created(direction, timer, cap_until=self._cap_until())
         if own:  # another device of ours has sent it: its timer runs since then
             life = lifetime.step(life, lifetime.Event.SENT, sent_at)
         return NewMessage(
@@ -322,6 +326,11 @@ class Incoming:
         now = self._clock.now()
         moment = claimed or arrival.sent_at
         return now if moment is None else min(now, moment.timestamp())
+
+    def _cap_until(self) -> int | None:
+        """When a message that arrives now ends unread (F19)."""
+        cap = self._unread_cap
+        return None if cap is None else math.ceil(self._clock.now()) + cap
 
     def _replay_ids(self, arrival: Arrival) -> tuple[str, ...]:
         """What a second delivery is known by: ratchet text, sender's id, our archive's id."""

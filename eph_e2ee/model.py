@@ -105,8 +105,8 @@ class Entry:
         phase: where the message stands; a tombstone is `GONE`.
         delivery: how far a message of ours came.
         timer: the message's own timer, frozen when it was sent; None for a permanent message.
-        deadline: when it disappears, whole seconds since the epoch; None while no timer runs.
-            For a tombstone: when it disappeared.
+        deadline: when it disappears, whole seconds since the epoch; None while no timer runs, and
+            no cap limits its life unread. For a tombstone: when it disappeared.
         content: what the message held; None for a tombstone.
     """
 

@@ -19,6 +19,17 @@ if TYPE_CHECKING:
 _numbers = itertools.count(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--full`: the tests that try everything try all of it, instead of a fair sample."""
+    parser.addoption("--full", action="store_true", help="run the long tests at full length")
+
+
+@pytest.fixture(scope="session")
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether the long tests are to run at full length."""
+    return bool(request.config.getoption("--full"))
+
+
 class NewClient(Protocol):
     """Makes a client that is disconnected at the test's end."""
 

@@ -19,7 +19,7 @@ SOURCES = sorted(
 
 FLOORS = [
     {"errors"},
-    {"clock"},
+    {"clock", "hardening"},
     {"model"},
     {"protocol"},
     {"vault"},
@@ -29,6 +29,7 @@ FLOORS = [
     {"message"},
     {"chat"},
     {"__init__"},
+    {"commands"},
     {"cli"},
     {"__main__"},
 ]

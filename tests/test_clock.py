@@ -87,7 +87,8 @@ class TestNow:
             now = clock.now()
             passed = seconds if step in {"advance", "suspend"} else 0.0
             assert now >= last + passed - 1e-3
-            assert now >= clock.source.wall()
+            assert clock.latest() >= max(now, clock.source.wall())
+            assert clock.doubted == (clock.latest() > now)
             last = now
 
 
@@ -131,8 +132,13 @@ class TestRestart:
         assert clock.now() == ahead
 
     def test_a_reading_survives_its_json(self) -> None:
-        reading = Reading(1_750_000_000.123456, 12.5, "boot-1")
-        assert Reading.from_json(reading.to_json()) == reading
+        for doubt in (None, 1_850_000_000.5):
+            reading = Reading(1_750_000_000.123456, 12.5, "boot-1", doubt)
+            assert Reading.from_json(reading.to_json()) == reading
+
+    def test_a_reading_of_an_older_version_has_no_doubt(self) -> None:
+        text = '{"now": 1.0, "boot": 2.0, "boot_id": "x"}'
+        assert Reading.from_json(text) == Reading(1.0, 2.0, "x", None)
 
     @pytest.mark.parametrize(
         "text",
@@ -147,6 +153,10 @@ class TestRestart:
             '{"now": NaN, "boot": 2, "boot_id": "x"}',
             '{"now": 1, "boot": Infinity, "boot_id": "x"}',
             '{"now": 1, "boot": 2, "boot_id": "x", "more": 4}',
+            '{"now": 1, "boot": 2, "boot_id": "x", "doubt": NaN}',
+            '{"now": 1, "boot": 2, "boot_id": "x", "doubt": "3"}',
+            '{"now": 1, "boot": 2, "boot_id": "x", "doubt": []}',
+            f'{{"now": {10**400}, "boot": 2, "boot_id": "x"}}',
             b"\xff",
         ],
     )

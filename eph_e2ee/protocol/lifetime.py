@@ -7,6 +7,9 @@ A message without a timer goes to READ instead of RUNNING and stays there until 
 timer was frozen when the message was sent (XEP-0466 section 5: "Once it has been sent, the timer
 on a message cannot be changed"); no event changes it. A deadline only ever moves to the front:
 the earliest start that is heard of counts, and reading twice never extends it.
+
+The one exception is the cap: an incoming message with a timer may be given a deadline for the case
+that nobody ever opens it. Reading it in time puts its timer's deadline in place of that one.
 """
 
 import enum
@@ -44,6 +47,7 @@ TABLE: Mapping[tuple[Phase, Event], Phase] = MappingProxyType(
         (Phase.UNSENT, Event.INTERRUPTED): Phase.RUNNING,
         (Phase.UNSENT, Event.ERASED): Phase.GONE,
         (Phase.UNREAD, Event.READ): Phase.RUNNING,
+        (Phase.UNREAD, Event.DUE): Phase.GONE,
         (Phase.UNREAD, Event.ERASED): Phase.GONE,
         (Phase.READ, Event.SENT): Phase.READ,
         (Phase.READ, Event.INTERRUPTED): Phase.READ,
@@ -71,8 +75,8 @@ class Lifetime:
     Attributes:
         phase: where it stands.
         timer: its own timer, frozen; None for a permanent message.
-        deadline: when it disappears, whole seconds since the epoch; None before its timer runs.
-            Of one that is gone: when it disappeared.
+        deadline: when it disappears, whole seconds since the epoch; None before its timer runs,
+            unless its life unread is capped. Of one that is gone: when it disappeared.
     """
 
     phase: Phase
@@ -84,20 +88,31 @@ class Lifetime:
         return self.deadline is not None and now >= self.deadline
 
 
-def created(direction: Direction, timer: Seconds | None) -> Lifetime:
+def created(
+    direction: Direction, timer: Seconds | None, *, cap_until: int | None = None
+) -> Lifetime:
     """Begin the life of a message that was just composed or has just arrived.
+
+    Args:
+        direction: ours or somebody else's.
+        timer: its own timer; None for a permanent message.
+        cap_until: when an incoming message with a timer disappears if nobody has read it by then
+            (F19), whole seconds since the epoch; None for never. Other messages have no such end.
 
     Raises:
         LocalProtocolError: the timer is out of range; zero is no timer, it means None.
     """
-    phase = Phase.UNSENT if direction is Direction.OUTGOING else Phase.UNREAD
-    return Lifetime(phase, None if timer is None else checked_timer(timer), None)
+    if timer is not None:
+        checked_timer(timer)
+    if direction is Direction.OUTGOING:
+        return Lifetime(Phase.UNSENT, timer, None)
+    return Lifetime(Phase.UNREAD, timer, None if timer is None else cap_until)
 
 
 def step(lifetime: Lifetime, event: Event, now: float) -> Lifetime:
     """Apply an event that happened at `now`, in seconds since the epoch.
 
-    `DUE` before the deadline changes nothing.
+    `DUE` before the deadline changes nothing, nor does `READ` after the end of an unread life.
 
     Raises:
         LocalProtocolError: the event cannot happen in this phase.
@@ -105,20 +120,31 @@ def step(lifetime: Lifetime, event: Event, now: float) -> Lifetime:
     phase = TABLE.get((lifetime.phase, event))
     if phase is None:
         raise LocalProtocolError(f"{event} cannot happen to a message that is {lifetime.phase}")
-    if lifetime.phase is Phase.GONE or (event is Event.DUE and not lifetime.is_due(now)):
+    if lifetime.phase is Phase.GONE or _comes_to_nothing(lifetime, event, now):
         return lifetime
     if phase is Phase.RUNNING and lifetime.timer is None:
         phase = Phase.READ
     return Lifetime(phase, lifetime.timer, _deadline(lifetime, phase, now))
 
 
+def _comes_to_nothing(lifetime: Lifetime, event: Event, now: float) -> bool:
+    if event is Event.DUE:
+        return not lifetime.is_due(now)
+    return event is Event.READ and lifetime.phase is Phase.UNREAD and lifetime.is_due(now)
+
+
 def _deadline(lifetime: Lifetime, phase: Phase, now: float) -> int | None:
-    """Return the earlier of the deadline so far and the one that this event gives."""
+    """Return the earlier of the deadline so far and the one that this event gives.
+
+    That of an unread message held for the case that it stays so, and ends with the reading.
+    """
     # Rounded up: nobody gets less than the timer's whole seconds.
     if phase is Phase.GONE:
         candidate = math.ceil(now)
     elif phase is Phase.RUNNING and lifetime.timer is not None:
         candidate = math.ceil(now) + lifetime.timer
+        if lifetime.phase is Phase.UNREAD:
+            return candidate
     else:
         return lifetime.deadline
     return candidate if lifetime.deadline is None else min(lifetime.deadline, candidate)

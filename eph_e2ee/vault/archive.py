@@ -8,37 +8,35 @@ bytes, whatever the size of the message.
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from sqlalchemy import Row
 
-from eph_e2ee.errors import Forgotten, LocalProtocolError, VaultDamaged
+from eph_e2ee.errors import LocalProtocolError, VaultDamaged
 from eph_e2ee.model import BareJid, Delivery, Entry, Phase
 from eph_e2ee.protocol.lifetime import Event, Lifetime, step
 from eph_e2ee.vault.database import messages, replays
-from eph_e2ee.vault.keytree import GroupCut, Leaf, LeafCut, Region, UntilCut
+from eph_e2ee.vault.ending import Ending
+from eph_e2ee.vault.paths import MAXIMUM_SEQUENCE, GroupCut, Leaf, Region
 from eph_e2ee.vault.primitives import KEY_SIZE, random_bytes
-from eph_e2ee.vault.records import MAXIMUM_KEYS, Conversation, Records, leaf_for
+from eph_e2ee.vault.records import MAXIMUM_KEYS
 from eph_e2ee.vault.rows import (
     DELIVERIES,
     DELIVERY_CODES,
     DIRECTION_CODES,
     DIRECTIONS,
-    EARLIEST,
     EMPTY_DUE,
     ERASE,
     ERASE_CONVERSATION,
     FIND_REPLAY,
     GONE_CODE,
-    LATEST_DUE,
     MOVE,
     PHASE_CODES,
     PHASES,
     READ,
+    READ_ENDING,
     READ_PAGE,
-    READ_RUNNING,
     READ_UNSENT,
-    SWEEP,
     Gone,
     NewMessage,
     delivery_after,
@@ -48,8 +46,9 @@ from eph_e2ee.vault.rows import (
     open_content,
     seal_content,
 )
+from eph_e2ee.vault.shared import Conversation
 
-__all__ = ["Gone", "NewMessage", "Transaction"]
+__all__ = ["KEY_KIND", "Gone", "NewMessage", "Transaction"]
 
 LOG = logging.getLogger(__name__)
 
@@ -57,9 +56,10 @@ MAXIMUM_NUMBER: Final = 2**63 - 1
 """No row has a greater number: a database's integers end here."""
 
 KEY_KIND: Final = b"content key"
+"""What a message's content key is sealed as."""
 
 
-class Transaction(Records):
+class Transaction(Ending):
     """What a work given to `Vault.transact` can do. It is of no use after the work has returned.
 
     Each method may raise VaultUnavailable when the database refuses; nothing of the work is done
@@ -77,18 +77,19 @@ class Transaction(Records):
         rows: list[tuple[Any, ...]] = []
         hashes: list[tuple[bytes, int]] = []
         for message in new:
-            number = self._shared.next_number
-            self._shared.next_number += 1
             conversation = self.conversation(message.conversation)
-            entry = new_entry(number, message, now)
+            entry = new_entry(self._next_number(), message, now)
+            while self._is_spent(leaf := self._leaf_for(entry.number, entry, conversation)):
+                entry = replace(entry, number=self._next_number())
             entries.append(entry)
-            rows.append(self._new_row(entry, conversation))
+            rows.append(self._new_row(entry, conversation, leaf))
             hashes += [
-                (self._keys.hash("replay", replay_id), number) for replay_id in message.replay_ids
+                (self._keys.hash("replay", replay_id), entry.number)
+                for replay_id in message.replay_ids
             ]
         self.insert_many(messages, rows)
         self.insert_many(replays, hashes)
-        self.effects.deadlines |= any(entry.phase is Phase.RUNNING for entry in entries)
+        self.effects.deadlines |= any(entry.deadline is not None for entry in entries)
         return entries
 
     def remember(self, replay_ids: Sequence[bytes | str]) -> None:
@@ -190,7 +191,7 @@ class Transaction(Records):
             VaultDamaged: its key does not open, or its conversation's name.
         """
         row = self._existing(number)
-        if self._stands(row):
+        if self._stands(row, self.now()):
             self._step(row, Event.SENT, now)
 
     def erase(self, number: int) -> None:
@@ -208,10 +209,13 @@ class Transaction(Records):
         conversation = self.find_conversation(jid)
         if conversation is None:
             return
-        running = self.read(READ_RUNNING, {"of": conversation.number}).all()
+        ending = self.read(READ_ENDING, {"of": conversation.number}).all()
         self.change(ERASE_CONVERSATION, {"of": conversation.number, "at": int(self.now())})
-        self.intend([GroupCut(Region.KEPT, conversation.kept_group)])
-        self.intend(LeafCut(Leaf(Region.EXPIRING, row.leaf_group, row.number)) for row in running)
+        self.intend(
+            GroupCut(Region.KEPT, conversation.kept_group, epoch)
+            for epoch in self.epochs(Region.KEPT)
+        )
+        self.intend(cut for row in ending for cut in self.cuts(leaf_of(row)))
         self.regroup(conversation)
         self.effects.deadlines = True
 
@@ -226,57 +230,29 @@ class Transaction(Records):
             if entry.phase is Phase.UNSENT and entry.timer is not None:
                 self._step(self._existing(entry.number), Event.INTERRUPTED, self.now())
 
-    def earliest_deadline(self) -> int | None:
-        """Return the first deadline of any message whose row is not a tombstone yet."""
-        earliest: int | None = self.read(EARLIEST).scalar()
-        return earliest
+    def _next_number(self) -> int:
+        number = self._shared.next_number
+        self._shared.next_number += 1
+        return number
 
-    def alive_until(self, until: int) -> bool:
-        """Return whether a leaf of a deadline up to `until` is in use and not forgotten yet."""
-        row = self.read(LATEST_DUE, {"until": until}).first()
-        return row is not None and self._keys.alive(
-            Leaf(Region.EXPIRING, row.leaf_group, row.number)
-        )
+    def _leaf_for(self, number: int, stands: Entry | Lifetime, conversation: Conversation) -> Leaf:
+        """Return the leaf that seals a message's key: by its deadline, once it has one."""
+        region, group = Region.KEPT, conversation.kept_group
+        if stands.deadline is not None:
+            region, group = Region.EXPIRING, stands.deadline
+        return Leaf(region, group, number, self.epochs(region)[-1])
 
-    def sweep(self, until: int, count: int) -> tuple[int, list[Gone]]:
-        """Make tombstones of up to `count` messages with a deadline up to `until`.
+    def _is_spent(self, leaf: Leaf) -> bool:
+        """Return whether a leaf was a message's that was undone, in a run of the vault before."""
+        end = Leaf(leaf.region, leaf.group, MAXIMUM_SEQUENCE, leaf.epoch)
+        return not self._keys.alive(leaf) and self._keys.alive(end)
 
-        No row is decrypted: their keys are gone, and one that is damaged goes as well (F38).
-
-        Returns:
-            How many, and those of them whose conversation can be named.
-        """
-        if self.alive_until(until):
-            # No row may lose its deadline before its key is at least meant to go.
-            self.intend([UntilCut(Region.EXPIRING, until)])
-        found = self.read(SWEEP, {"until": until, "count": count}).all()
-        self.effects.changed |= bool(found)
-        self.effects.deadlines = True
-        # Taken apart by position, since a look at a column by its name costs more than the rest.
-        rows = cast("Sequence[tuple[int, int, int]]", found)
-        names = self._names({conversation for _, conversation, _ in rows})
-        gone = [
-            Gone(number, names[conversation], DIRECTIONS[direction])
-            for number, conversation, direction in rows
-            if conversation in names
-        ]
-        return len(rows), gone
-
-    def _names(self, numbers: set[int]) -> dict[int, BareJid]:
-        names = {}
-        for number in numbers:
-            try:
-                names[number] = self.numbered(number).jid
-            except (VaultDamaged, Forgotten):
-                LOG.warning("the name of conversation %d does not open", number)
-        return names
-
-    def _new_row(self, entry: Entry, conversation: Conversation) -> tuple[Any, ...]:
+    def _new_row(self, entry: Entry, conversation: Conversation, leaf: Leaf) -> tuple[Any, ...]:
         """Return the columns of `messages` in their order."""
-        leaf, sealed_key, content = leaf_for(entry.number, entry, conversation), None, None
+        sealed_key, content = None, None
         if entry.content is not None:
             key = random_bytes(KEY_SIZE)
-            sealed_key = self._keys.seal(leaf, key, KEY_KIND)
+            sealed_key = self.seal(leaf, key, KEY_KIND)
             content = seal_content(entry.content, key, entry.number)
         return (
             entry.number,
@@ -287,6 +263,7 @@ class Transaction(Records):
             entry.timer,
             entry.deadline,
             leaf.region.value,
+            leaf.epoch,
             leaf.group,
             sealed_key,
             content,
@@ -306,7 +283,7 @@ class Transaction(Records):
     def _entry(self, row: Row[Any], jid: BareJid) -> Entry:
         """Return what a row says now: past its deadline it has no content, swept or not."""
         content = None
-        if self._stands(row):
+        if self._stands(row, self.latest()):
             key = self._keys.open(leaf_of(row), row.sealed_key, KEY_KIND)
             content = open_content(row.content, key, row.number)
         return Entry(
@@ -320,9 +297,9 @@ class Transaction(Records):
             content=content,
         )
 
-    def _stands(self, row: Row[Any]) -> bool:
+    def _stands(self, row: Row[Any], now: float) -> bool:
         """Return whether a message is neither gone nor due, whatever the sweep has done."""
-        if row.content is None or (row.deadline is not None and row.deadline <= self.now()):
+        if row.content is None or (row.deadline is not None and row.deadline <= now):
             return False
         return self._keys.alive(leaf_of(row))
 
@@ -346,21 +323,22 @@ class Transaction(Records):
             # Read on another device so long ago, or sent just before the machine was suspended.
             self._empty(row, after, delivery)
             return replace(after, phase=Phase.GONE)
-        self._move(row, after, delivery, leaf_for(row.number, after, conversation))
+        self._move(row, after, delivery, self._leaf_for(row.number, after, conversation))
         return after
 
     def _move(self, row: Row[Any], after: Lifetime, delivery: Delivery, leaf: Leaf) -> None:
         """Write down what a message is now, and seal its key under another leaf if need be."""
         old, sealed = leaf_of(row), row.sealed_key
         if leaf != old:
-            sealed = self._keys.seal(leaf, self._keys.open(old, sealed, KEY_KIND), KEY_KIND)
-            self.intend([LeafCut(old)])
+            sealed = self.seal(leaf, self._keys.open(old, sealed, KEY_KIND), KEY_KIND)
+            self.intend(self.cuts(old))
             self.effects.deadlines = True
         values = {
             "phase": PHASE_CODES[after.phase],
             "delivery": DELIVERY_CODES[delivery],
             "deadline": after.deadline,
             "region": leaf.region.value,
+            "epoch": leaf.epoch,
             "leaf_group": leaf.group,
             "sealed_key": sealed,
         }
@@ -369,12 +347,13 @@ class Transaction(Records):
 
     def _empty(self, row: Row[Any], after: Lifetime, delivery: Delivery) -> None:
         """Forget a message whose time is over already; the next sweep tells of it."""
-        values = {"of": row.number, "new_deadline": after.deadline}
-        self.change(EMPTY_DUE, values | {"new_delivery": DELIVERY_CODES[delivery]})
-        self.intend([LeafCut(leaf_of(row))])
+        values = {"new_deadline": after.deadline, "new_delivery": DELIVERY_CODES[delivery]}
+        epoch = self.epochs(Region.EXPIRING)[-1]
+        self.change(EMPTY_DUE, {"of": row.number, "new_epoch": epoch, **values})
+        self.intend(self.cuts(leaf_of(row)))
         self.effects.deadlines = True
 
     def _erase(self, row: Row[Any]) -> None:
         self.change(ERASE, {"of": row.number, "at": int(self.now())})
-        self.intend([LeafCut(leaf_of(row))])
+        self.intend(self.cuts(leaf_of(row)))
         self.effects.deadlines |= row.region == Region.EXPIRING

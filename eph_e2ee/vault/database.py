@@ -1,97 +1,90 @@
-"""The tables of the vault, and one SQLite connection that leaves as little behind as SQLite can.
+"""The tables of the vault, and what it asks of any database that holds them.
 
 Nothing here can read a message: rows hold numbers, phases, deadlines, 16-byte keyed hashes and
-sealed bytes. Forgetting never depends on bytes being overwritten; the pragmas are a second line.
+sealed bytes. Forgetting never depends on bytes being overwritten; what a database does about old
+pages is a second line. `sqlite.py` and `postgresql.py` are the two databases.
 """
 
-import os
 import sqlite3
-import struct
-from pathlib import Path
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
 from sqlalchemy import (
-    URL,
     BigInteger,
+    ClauseElement,
     Column,
     Connection,
     Index,
     Integer,
     LargeBinary,
     MetaData,
-    NullPool,
     SmallInteger,
     Table,
     Text,
-    create_engine,
-    event,
+    TextClause,
+    insert,
     text,
 )
-from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.pool import ConnectionPoolEntry
 
-from eph_e2ee.errors import (
-    VaultDamaged,
-    VaultError,
-    VaultForeign,
-    VaultTooNew,
-    VaultUnavailable,
-)
-from eph_e2ee.vault.privatefile import reported
+from eph_e2ee.errors import VaultDamaged, VaultError, VaultForeign, VaultTooNew, VaultUnavailable
 
 __all__ = [
+    "CLOCK",
+    "ENDING",
     "FORMAT",
+    "MARK",
     "NOT_GONE",
-    "RUNNING",
     "UNSENT",
     "Database",
+    "check_format",
     "conversations",
-    "examine",
     "intents",
     "messages",
     "meta",
+    "metadata",
     "replays",
     "reported_as",
     "state",
     "translate",
+    "translated",
 ]
 
-APPLICATION_ID: Final = 0x65706865
-"""The bytes "ephe" at offset 68 of an SQLite file: tells a vault from any other database."""
+FORMAT: Final = 2
+"""The format this code writes; a greater one is a newer library's."""
 
-FORMAT: Final = 1
-"""The `user_version` this code writes; a greater one is a newer library's."""
+CLOCK: Final = "clock"
+"""The meta row with what the clock showed."""
 
-BUSY_SECONDS: Final = 0.25
-"""How long SQLite waits for another program's lock: the lock file keeps other vaults away, so only
-a reader such as a backup can hold one, and waiting longer would hold up messages."""
+MARK: Final = "mark"
+"""The meta row that ties a database to its key file."""
 
-CACHE_KIBIBYTES: Final = 16_384
-"""SQLite's page cache: the index of replay hashes is hit at random, and 2 MiB, the default, would
-have it read and written again and again; memory stays independent of the archive's size."""
+DAMAGED: Final = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "XX001", "XX002", "42P01")
+"""How the names of errors begin that tell of damage: SQLite's, and SQLSTATEs of PostgreSQL for
+damaged data, a damaged index and a table that is not there."""
 
-PRAGMAS: Final[dict[str, tuple[str | int, str | int]]] = {
-    "journal_mode": ("WAL", "wal"),
-    "synchronous": ("FULL", 2),
-    "secure_delete": ("ON", 1),
-    "temp_store": ("MEMORY", 2),
-    "cache_size": (-CACHE_KIBIBYTES, -CACHE_KIBIBYTES),
-}
-"""Pragmas, with what is set and what must read back then."""
+LOST: Final = ("57P", "08", "OperationalError", "PendingRollbackError")
+"""The same of errors that end a connection; psycopg's own have no SQLSTATE."""
 
-HEADER_SIZE: Final = 100
-MAGIC: Final = b"SQLite format 3\0"
-
-RUNNING: Final = "messages.phase = 3"
-"""Rows whose timer runs. A literal, since SQLite matches a partial index by its text only."""
+ENDING: Final = "messages.deadline IS NOT NULL AND messages.phase <> 4"
+"""Rows with a deadline to come: those whose timer runs, and others that may not stay for ever.
+Literals, since SQLite matches a partial index by its text only."""
 
 NOT_GONE: Final = "messages.phase <> 4"
 """All but tombstones."""
 
 UNSENT: Final = "messages.delivery = 0 AND messages.phase <> 4"
 """Messages of ours that have not left this machine."""
+
+
+def _where(predicate: str) -> TextClause:
+    """Return a predicate as an index of the table has it: with bare names."""
+    return text(predicate.replace("messages.", ""))
+
 
 Number = BigInteger().with_variant(Integer, "sqlite")
 
@@ -107,14 +100,25 @@ messages = Table(
     Column("delivery", SmallInteger, nullable=False),
     Column("timer", BigInteger),
     Column("deadline", BigInteger),
-    # The leaf that seals the content key: (region, leaf_group, number).
+    # The leaf that seals the content key: (region, epoch, leaf_group, number).
     Column("region", SmallInteger, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
     Column("leaf_group", BigInteger, nullable=False),
     Column("sealed_key", LargeBinary),
     Column("content", LargeBinary),
     Index("messages_by_conversation", "conversation", "number"),
-    Index("messages_by_deadline", "deadline", sqlite_where=text("phase = 3")),
-    Index("messages_unsent", "number", sqlite_where=text("delivery = 0 AND phase <> 4")),
+    Index(
+        "messages_by_deadline",
+        "deadline",
+        sqlite_where=_where(ENDING),
+        postgresql_where=_where(ENDING),
+    ),
+    Index(
+        "messages_unsent",
+        "number",
+        sqlite_where=_where(UNSENT),
+        postgresql_where=_where(UNSENT),
+    ),
 )
 
 replays = Table(
@@ -131,6 +135,7 @@ conversations = Table(
     Column("number", Number, primary_key=True, autoincrement=False),
     Column("hash", LargeBinary, nullable=False, unique=True),
     Column("kept_group", BigInteger, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
     Column("sequence", BigInteger, nullable=False),
     Column("sealed", LargeBinary, nullable=False),
 )
@@ -139,6 +144,7 @@ state = Table(
     "state",
     metadata,
     Column("hash", LargeBinary, primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
     Column("sequence", BigInteger, nullable=False),
     Column("sealed", LargeBinary, nullable=False),
 )
@@ -158,36 +164,36 @@ meta = Table(
 )
 
 
-def examine(path: Path) -> None:
-    """Look at a database file's header without letting SQLite touch it.
+def check_format(version: int) -> None:
+    """Look at the format that a database says it has.
 
     Raises:
-        VaultDamaged: the file is empty, cut short, or not a database at all.
-        VaultForeign: it is the database of another application.
+        VaultForeign: it was made before the first release.
         VaultTooNew: a newer version of this library wrote it.
-        VaultUnavailable: it cannot be read.
     """
-    with reported(path), path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        header = file.read(HEADER_SIZE)
-    if len(header) < HEADER_SIZE or not header.startswith(MAGIC):
-        raise VaultDamaged("the database of the vault is empty or overwritten: restore it")
-    page_size = int.from_bytes(header[16:18], "big")
-    if size % (page_size if page_size > 1 else 65536):
-        raise VaultDamaged("the database of the vault has been cut short: restore it")
-    version, application = struct.unpack(">I4xI", header[60:72])
-    if application != APPLICATION_ID:
-        raise VaultForeign("the database belongs to another application: choose another folder")
+    if version < FORMAT:
+        raise VaultForeign(
+            "the vault was made before the first release, which cannot read it: choose another "
+            "folder"
+        )
     if version > FORMAT:
         raise VaultTooNew("a newer version of eph-e2ee wrote this vault: update the library")
 
 
-def translate(error: SQLAlchemyError | sqlite3.Error) -> VaultError:
+def translate(error: BaseException) -> VaultError:
     """Return our error for the database's; parameters never appear in its text."""
     original = (isinstance(error, DBAPIError) and error.orig) or error
-    name = getattr(original, "sqlite_errorname", type(original).__name__)
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+    name = str(
+        getattr(original, "sqlite_errorname", None)
+        or getattr(original, "sqlstate", None)
+        or type(original).__name__
+    )
+    if name.startswith(DAMAGED):
         return VaultDamaged(f"the database of the vault is damaged ({name}): restore it")
+    if name.startswith(LOST):
+        return VaultUnavailable(
+            f"the connection to the database is lost ({name}): try again, and it is made anew"
+        )
     return VaultUnavailable(f"the database refused ({name}): free space or mend it, then try again")
 
 
@@ -196,49 +202,50 @@ def reported_as(error: BaseException) -> BaseException:
 
     Nothing of the original hangs on ours, neither its text nor what it was raised from.
     """
-    return translate(error) if isinstance(error, SQLAlchemyError | sqlite3.Error) else error
+    return translate(error) if _is_of_database(error) else error
 
 
-def _prepare(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
-    """Set each pragma outside of a transaction, and believe only what reads back (F3)."""
-    cursor = connection.cursor()
-    for pragma, (value, expected) in PRAGMAS.items():
-        cursor.execute(f"PRAGMA {pragma} = {value}")
-        cursor.execute(f"PRAGMA {pragma}")
-        if (row := cursor.fetchone()) is None or row[0] != expected:
-            raise VaultUnavailable(f"this SQLite refuses to set {pragma} to {value}")
-    cursor.close()
-
-
-def _begin(connection: Connection) -> None:
-    # The driver is in autocommit, so it never begins by itself: pysqlite's own way would begin
-    # late, commit before some statements, and break savepoints.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-class Database:
-    """One connection to an SQLite database of a vault; used on one thread.
-
-    Attributes:
-        connection: SQLAlchemy's connection; `connection.begin()` starts an immediate transaction.
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn every error of the database in a block into ours.
 
     Raises:
-        VaultDamaged, VaultUnavailable: SQLite cannot open or read the file.
+        VaultDamaged, VaultUnavailable: as `translate` has it.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(found := reported_as(error), VaultError):
+            raise found from None
+        raise
+
+
+def _is_of_database(error: BaseException) -> bool:
+    # Nobody can have an error of psycopg's who has not imported it, and it is not always there.
+    psycopg = sys.modules.get("psycopg")
+    return isinstance(error, SQLAlchemyError | sqlite3.Error) or (
+        psycopg is not None and isinstance(error, psycopg.Error)
+    )
+
+
+class Database(ABC):
+    """One connection to the database of a vault; used on one thread. A context manager.
+
+    Attributes:
+        connection: SQLAlchemy's; `connection.begin()` starts a transaction.
+        engine: the database's name and version.
+        scrubs: whether `scrub` can empty anything at all on this database.
+        interrupted: whether the last one to use it may have been in the middle of a transaction,
+            so that something may stand in its files that was never committed.
     """
 
-    def __init__(self, path: Path) -> None:
-        engine = create_engine(
-            URL.create("sqlite", database=str(path)),
-            poolclass=NullPool,
-            hide_parameters=True,
-            connect_args={"isolation_level": None, "timeout": BUSY_SECONDS},
-        )
-        event.listen(engine, "connect", _prepare)
-        event.listen(engine, "begin", _begin)
-        try:
-            self.connection = engine.connect()
-        except SQLAlchemyError as error:
-            raise translate(error) from None
+    scrubs: ClassVar[bool]
+    connection: Connection
+    engine: str
+    interrupted: bool
+
+    def __init__(self) -> None:
+        self._insertions: dict[Table, str] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -251,46 +258,79 @@ class Database:
     ) -> None:
         self.close()
 
-    @property
-    def driver(self) -> sqlite3.Connection:
-        """The driver's connection, for what SQLAlchemy has no words for."""
-        driver = self.connection.connection.driver_connection
-        if not isinstance(driver, sqlite3.Connection):
-            raise TypeError("an SQLite connection was expected")
-        return driver
+    def plain(self, statement: ClauseElement) -> str:
+        """Return the driver's text of a statement, for `connection.exec_driver_sql`.
 
-    def create(self) -> None:
-        """Write the schema and the two header numbers into a new file.
-
-        Raises:
-            VaultUnavailable: the disk or SQLite refuses.
+        Each bound value of it, also one given in Python, is a parameter, by its position in the
+        text: a tuple of them, or a list of tuples.
         """
-        try:
-            with self.connection.begin():
-                metadata.create_all(self.connection)
-                self.connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
-                self.connection.exec_driver_sql(f"PRAGMA user_version = {FORMAT}")
-        except SQLAlchemyError as error:
-            raise translate(error) from None
+        return str(
+            statement.compile(
+                dialect=self.connection.dialect, compile_kwargs={"render_postcompile": True}
+            )
+        )
 
-    def scrub(self) -> bool:
-        """Empty the write-ahead log into the database; True when nothing stood in the way (F2).
+    def insertion(self, table: Table) -> str:
+        """Return the driver's text that inserts every column of a table in its order.
 
-        One open reader is enough to keep old pages in the log: False then, and the records are
-        still out of reach, because their keys are what was destroyed.
-
-        Raises:
-            VaultUnavailable: the disk refuses.
+        Of two replay hashes that are equal, the first stays.
         """
-        try:
-            row = self.driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        except sqlite3.Error as error:
-            raise VaultUnavailable(
-                f"the log cannot be emptied ({error.sqlite_errorname})"
-            ) from None
-        return row is not None and row[0] == 0
+        if table not in self._insertions:
+            words = self.plain(insert(table))
+            if table is replays:
+                words += " ON CONFLICT DO NOTHING"
+            self._insertions[table] = words
+        return self._insertions[table]
 
     def close(self) -> None:
-        """Close the connection; SQLite then empties and removes its log. Safe to repeat."""
+        """Close the connection. Safe to repeat."""
         self.connection.close()
         self.connection.engine.dispose()
+
+    def claim(self) -> None:
+        """Be the owner from now on, also across lost connections, when nobody else can be.
+
+        Raises:
+            VaultUnavailable: the database refuses.
+        """
+        return  # A file's owner is who holds the lock of its folder.
+
+    def release(self) -> None:
+        """Be the owner no more, since nothing that was begun is left undone.
+
+        Raises:
+            VaultUnavailable: the database refuses.
+        """
+        return  # The same.
+
+    @abstractmethod
+    def execute_plain(self, statement: str) -> None:
+        """Run a statement without parameters or rows past SQLAlchemy, which costs more than it.
+
+        Raises:
+            The driver's error, which `reported_as` knows.
+        """
+
+    @abstractmethod
+    def scrub(self) -> bool:
+        """Empty what keeps old pages; True when nothing old is left that it can reach (F2).
+
+        Raises:
+            VaultUnavailable: the database refuses.
+        """
+
+    @abstractmethod
+    def compact(self) -> None:
+        """Write everything anew without old pages; outside of a transaction, and slow.
+
+        Raises:
+            VaultUnavailable: the database refuses.
+        """
+
+    @abstractmethod
+    def size(self) -> int:
+        """Return the bytes that it takes.
+
+        Raises:
+            VaultUnavailable: the database refuses.
+        """

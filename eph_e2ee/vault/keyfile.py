@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from eph_e2ee.clock import Reading
 from eph_e2ee.errors import (
     LocalProtocolError,
     VaultDamaged,
@@ -26,12 +25,14 @@ from eph_e2ee.errors import (
     VaultTooNew,
     WrongRootKey,
 )
+from eph_e2ee.vault.payload import Payload
 from eph_e2ee.vault.primitives import (
     CHECKSUM_SIZE,
     KEY_SIZE,
     SEAL_OVERHEAD,
     Secret,
     checksum,
+    keyed_hash,
     open_sealed,
     random_bytes,
     random_key,
@@ -47,7 +48,7 @@ from eph_e2ee.vault.privatefile import (
 )
 from eph_e2ee.vault.rootkey import RootKey
 
-__all__ = ["KeyFile", "Opened", "Payload"]
+__all__ = ["KeyFile", "Opened"]
 
 _NAMES: Final = ("keys.0", "keys.1")
 _UNFINISHED: Final = "keys.new"
@@ -60,47 +61,9 @@ _FIRST_GENERATION: Final = 1
 _BLOCK: Final = 4096
 """Bytes: a slot's size is a multiple, so that in-place writes cover whole blocks of the disk."""
 
-
-@dataclass(frozen=True, slots=True)
-class Payload:
-    """What the key file keeps.
-
-    Attributes:
-        index_key: `KEY_SIZE` bytes for the keyed hashes in the database; it never changes.
-        reading: what the clock showed.
-        tree: what `KeyTree.export` gave.
-    """
-
-    index_key: Secret
-    reading: Reading
-    tree: bytes = field(repr=False)
-
-    def pack(self) -> bytes:
-        """Return the payload as bytes: index key, length of the reading (2 bytes), it, the tree.
-
-        Raises:
-            LocalProtocolError: the index key has another size.
-        """
-        if len(self.index_key) != KEY_SIZE:
-            raise LocalProtocolError(f"an index key must have {KEY_SIZE} bytes")
-        reading = self.reading.to_json().encode()
-        return b"".join(
-            (self.index_key.expose(), len(reading).to_bytes(2, "big"), reading, self.tree)
-        )
-
-    @classmethod
-    def unpack(cls, data: bytes) -> "Payload":
-        """Return the payload that `pack` gave these bytes for.
-
-        Raises:
-            VaultDamaged: `pack` did not make this.
-        """
-        reading_at = KEY_SIZE + 2
-        tree_at = reading_at + int.from_bytes(data[KEY_SIZE:reading_at], "big")
-        if len(data) < max(reading_at, tree_at):
-            raise VaultDamaged("the key file's payload is cut short; restore it from a backup")
-        reading = Reading.from_json(data[reading_at:tree_at])
-        return cls(Secret(data[:KEY_SIZE]), reading, data[tree_at:])
+_MARK: Final = "root key given to another place"
+_MARK_SIZE: Final = 8
+"""Bytes of a root key that only this vault can have made; chance alone still makes the other 24."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +135,7 @@ class KeyFile:
                 root_key.keep(leftover)
                 break
             root_key.replace(fresh)
-            self._write_first(_whole_slot(_FIRST_GENERATION, fresh, payload, 0))
+            self._write_first(_whole_slot(_FIRST_GENERATION, fresh, payload))
         finally:
             fresh.wipe()
         self._current = _FIRST_GENERATION, 0
@@ -216,6 +179,71 @@ class KeyFile:
             fresh.wipe()
         self._current = generation + 1, 1 - index
         return generation + 1
+
+    def change(self, old: RootKey, new: RootKey, payload: Payload) -> int:
+        """Keep the root key in another place from now on, and destroy what the old place holds.
+
+        Two generations are written under fresh root keys, so that neither slot is sealed under
+        any that `old` ever held. After a crash or an error at any point `old` opens the key file
+        or `new` does; calling this again, with both, finishes it.
+
+        Args:
+            old: where the root key is, or was before a change that was cut short.
+            new: where it shall be: empty, or with what such a change left there.
+            payload: what the key file keeps.
+
+        Returns:
+            The generation written last.
+
+        Raises:
+            LocalProtocolError: both are the same place, or `new` keeps the root key of another
+                vault; nothing was changed.
+            VaultError: neither opens the key file, or the disk or a place refuses.
+        """
+        held, given = _both(old, new)
+        self._current = None
+        try:
+            opened, index = self._newest(given + held)
+            left = next((key for key in given if self._knows(key, payload)), None)
+            if given and left is None:
+                raise LocalProtocolError(
+                    "the new place holds another vault's root key; choose another place"
+                )
+            if left is not None:
+                new.keep(opened.root_key if opened.root_key in given else left)
+            if opened.root_key not in given:
+                old.keep(opened.root_key)
+                self._give(new, (opened.generation + 1, 1 - index), payload)
+            else:
+                self._current = opened.generation, index
+        finally:
+            for key in held + given:
+                key.wipe()
+        generation = self.renew(new, payload)
+        old.destroy()
+        return generation
+
+    def _knows(self, key: Secret, payload: Payload) -> bool:
+        """Return whether a root key is of this vault: it opens a slot, or `_give` made it."""
+        if _marked(key.expose()[:-_MARK_SIZE], payload) == key:
+            return True
+        slots = map(self._inspect, range(len(_NAMES)))
+        return any(slot.state is _State.INTACT and _open(slot, (key,)) for slot in slots)
+
+    def _give(self, new: RootKey, place: tuple[int, int], payload: Payload) -> None:
+        """Write a generation under a root key that is then stored in a new place.
+
+        The key is marked: should the old place be used again after a crash, it opens nothing any
+        more, and is yet known as a leftover that may be replaced.
+        """
+        generation, index = place
+        fresh = _marked(random_bytes(KEY_SIZE - _MARK_SIZE), payload)
+        try:
+            self._write(index, generation, fresh, payload)
+            new.replace(fresh)
+        finally:
+            fresh.wipe()
+        self._current = place
 
     def _write_first(self, content: bytes) -> None:
         unfinished = self._folder / _UNFINISHED
@@ -284,10 +312,34 @@ class KeyFile:
         path = self._paths[index]
         new = not os.path.lexists(path)
         with private_file(path, create=True) as descriptor:
-            size = os.fstat(descriptor).st_size
-            write_through(descriptor, 0, _whole_slot(generation, root_key, payload, size))
+            content = _whole_slot(generation, root_key, payload)
+            # Random bytes cover all that was there before; then the slot is as small as it can be.
+            covered = os.fstat(descriptor).st_size - len(content)
+            write_through(descriptor, 0, content + random_bytes(max(covered, 0)))
+            if covered > 0:
+                os.ftruncate(descriptor, len(content))
             if new:
                 sync_folder(self._folder)
+
+
+def _both(old: RootKey, new: RootKey) -> tuple[tuple[Secret, ...], tuple[Secret, ...]]:
+    """Return the candidates of two places, which must not be one and the same."""
+    given = new.candidates()
+    try:
+        held = old.candidates()
+    except VaultDamaged:
+        # A change may have been cut short in the middle of destroying it.
+        if not given:
+            raise
+        held = ()
+    if old is new or any(key in held for key in given):
+        raise LocalProtocolError("the root key is in this place already; choose another")
+    return held, given
+
+
+def _marked(start: bytes | bytearray, payload: Payload) -> Secret:
+    mark = keyed_hash(payload.index_key, _MARK, bytes(start), size=_MARK_SIZE)
+    return Secret(bytes(start) + mark)
 
 
 def _open(slot: _Slot, keys: tuple[Secret, ...]) -> Opened | None:
@@ -300,11 +352,10 @@ def _open(slot: _Slot, keys: tuple[Secret, ...]) -> Opened | None:
     return None
 
 
-def _whole_slot(generation: int, root_key: Secret, payload: Payload, size: int) -> bytes:
-    """Return a slot's bytes, at least `size` of them: random ones cover what was there before."""
+def _whole_slot(generation: int, root_key: Secret, payload: Payload) -> bytes:
+    """Return a slot's bytes, whole blocks of them."""
     plaintext = payload.pack()
     header = _HEADER.pack(_MAGIC, _FORMAT, generation, len(plaintext) + SEAL_OVERHEAD)
     sealed = seal(root_key, plaintext, header)
     content = header + checksum(header + sealed) + sealed
-    whole = max(size, -(-len(content) // _BLOCK) * _BLOCK)
-    return content + random_bytes(whole - len(content))
+    return content + random_bytes(-len(content) % _BLOCK)

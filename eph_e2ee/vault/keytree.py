@@ -1,159 +1,42 @@
-"""The key tree: one root, 2**96 keys, each of which can be forgotten for good.
+"""The key tree: one root, 2**120 keys, each of which can be forgotten for good.
 
 A puncturable pseudo-random function after Goldreich, Goldwasser and Micali: both children of a
 node come from one keyed hash of it, and a record's key is the leaf at its path
 
-    region (8 bits) | group (40 bits) | sequence (48 bits)
+    region (8 bits) | epoch (24 bits) | group (40 bits) | sequence (48 bits)
 
 Only the roots of the subtrees still alive are held. Forgetting a range of leaves replaces each
 node above it by those of its children that lie outside; the way back up does not exist.
+
+Leaves that are forgotten one by one, here and there, leave many small subtrees behind. Epochs are
+the way out: what lives in a region is sealed anew in its next epoch, and all epochs before are one
+cut (`resealing.py`).
 Pure: no files, no clock, no randomness.
 """
 
-import enum
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final
 
 from eph_e2ee.errors import Forgotten, LocalProtocolError, VaultDamaged
+from eph_e2ee.vault.paths import (
+    DEPTH,
+    LEAF_SIZE,
+    Cut,
+    Leaf,
+    Region,
+    interval,
+    position,
+    region_interval,
+)
 from eph_e2ee.vault.primitives import KEY_SIZE, Key, Secret, children, descend, wipe
 
-__all__ = [
-    "LEAF_SIZE",
-    "MAXIMUM_GROUP",
-    "MAXIMUM_SEQUENCE",
-    "Cut",
-    "GroupCut",
-    "KeyTree",
-    "Leaf",
-    "LeafCut",
-    "Region",
-    "UntilCut",
-    "pack_cut",
-    "unpack_cut",
-]
-
-_REGION_BITS: Final = 8
-_GROUP_BITS: Final = 40
-_SEQUENCE_BITS: Final = 48
-_DEPTH: Final = _REGION_BITS + _GROUP_BITS + _SEQUENCE_BITS
-
-MAXIMUM_GROUP: Final = (1 << _GROUP_BITS) - 1
-"""The last group: as a deadline in seconds it lies 34 000 years ahead."""
-
-MAXIMUM_SEQUENCE: Final = (1 << _SEQUENCE_BITS) - 1
-"""The last sequence of a group: a million records a second would last nine years."""
-
-LEAF_SIZE: Final = _DEPTH // 8
-"""Bytes of a packed leaf."""
-
-_GROUP_SIZE: Final = (_REGION_BITS + _GROUP_BITS) // 8
+__all__ = ["MAXIMUM_NODE", "KeyTree"]
 
 
-class Region(enum.IntEnum):
-    """What the groups of a part of the tree stand for."""
-
-    EXPIRING = 0
-    """A group is a deadline in whole seconds since the epoch."""
-    KEPT = 1
-    """A group is a conversation's number: unread messages, and those without a timer."""
-    RATCHET = 2
-    """Values of omemo.Storage and of the conversations' state."""
-
-
-@dataclass(frozen=True, slots=True)
-class Leaf:
-    """The path of one record's key.
-
-    Attributes:
-        region: what `group` means.
-        group: 0 to `MAXIMUM_GROUP`.
-        sequence: 0 to `MAXIMUM_SEQUENCE`; give it out in growing order, which keeps the state
-            small.
-    """
-
-    region: Region
-    group: int
-    sequence: int
-
-    def pack(self) -> bytes:
-        """Return the path as `LEAF_SIZE` bytes; their order is the leaves' order.
-
-        Raises:
-            LocalProtocolError: a number is out of range.
-        """
-        return _position(self.region, self.group, self.sequence).to_bytes(LEAF_SIZE, "big")
-
-    @classmethod
-    def unpack(cls, data: bytes) -> "Leaf":
-        """Return the leaf that `pack` gave these bytes for.
-
-        Raises:
-            VaultDamaged: not `LEAF_SIZE` bytes, or a region that does not exist.
-        """
-        if len(data) != LEAF_SIZE:
-            raise VaultDamaged(f"a leaf of {len(data)} bytes; restore the vault from a backup")
-        region, group = _unpack_group(data[:_GROUP_SIZE])
-        return cls(region, group, int.from_bytes(data[_GROUP_SIZE:], "big"))
-
-
-@dataclass(frozen=True, slots=True)
-class LeafCut:
-    """Forget one leaf."""
-
-    leaf: Leaf
-
-
-@dataclass(frozen=True, slots=True)
-class GroupCut:
-    """Forget every leaf of one group."""
-
-    region: Region
-    group: int
-
-
-@dataclass(frozen=True, slots=True)
-class UntilCut:
-    """Forget every leaf of every group from 0 to `group`, itself included."""
-
-    region: Region
-    group: int
-
-
-Cut: TypeAlias = LeafCut | GroupCut | UntilCut
-"""What to forget. Cutting what is gone already changes nothing, so a cut may be repeated."""
-
-_LEAF_CUT: Final = b"L"
-_GROUP_CUT: Final = b"G"
-_UNTIL_CUT: Final = b"U"
-
-
-def pack_cut(cut: Cut) -> bytes:
-    """Return a cut as bytes: its kind, then a packed leaf or a packed group.
-
-    Raises:
-        LocalProtocolError: a number is out of range.
-    """
-    if isinstance(cut, LeafCut):
-        return _LEAF_CUT + cut.leaf.pack()
-    kind = _GROUP_CUT if isinstance(cut, GroupCut) else _UNTIL_CUT
-    return kind + _position(cut.region, cut.group, 0).to_bytes(LEAF_SIZE, "big")[:_GROUP_SIZE]
-
-
-def unpack_cut(data: bytes) -> Cut:
-    """Return the cut that `pack_cut` gave these bytes for.
-
-    Raises:
-        VaultDamaged: `pack_cut` did not make this.
-    """
-    kind, path = data[:1], data[1:]
-    if kind == _LEAF_CUT:
-        return LeafCut(Leaf.unpack(path))
-    if kind not in (_GROUP_CUT, _UNTIL_CUT) or len(path) != _GROUP_SIZE:
-        raise VaultDamaged("an intent to erase cannot be read; restore the vault from a backup")
-    region, group = _unpack_group(path)
-    return GroupCut(region, group) if kind == _GROUP_CUT else UntilCut(region, group)
+MAXIMUM_NODE: Final = 1 + LEAF_SIZE + KEY_SIZE
+"""Bytes of an exported node at most: its depth, its path and its key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +50,7 @@ class _Node:
     @property
     def levels(self) -> int:
         """How far below the leaves are."""
-        return _DEPTH - self.depth
+        return DEPTH - self.depth
 
     @property
     def end(self) -> int:
@@ -241,19 +124,19 @@ class KeyTree:
             Forgotten: a cut has reached it.
             LocalProtocolError: a number is out of range.
         """
-        position = _position(leaf.region, leaf.group, leaf.sequence)
-        node = self._covering(position)
+        place = position(leaf)
+        node = self._covering(place)
         if node is None:
             raise Forgotten("the key of this record has been destroyed")
         if not node.levels:
             return bytes(node.key)
         last, trail = self._trails.get(leaf.region, (0, []))
-        shared = _DEPTH - (position ^ last).bit_length() - node.depth
+        shared = DEPTH - (place ^ last).bit_length() - node.depth
         if not trail or shared <= 0:
-            trail = descend(node.key, position, node.levels)
+            trail = descend(node.key, place, node.levels)
         elif shared < node.levels:
-            trail = trail[:shared] + descend(trail[shared - 1], position, node.levels - shared)
-        self._trails[leaf.region] = position, trail
+            trail = trail[:shared] + descend(trail[shared - 1], place, node.levels - shared)
+        self._trails[leaf.region] = place, trail
         return trail[-1]
 
     def alive(self, leaf: Leaf) -> bool:
@@ -262,7 +145,7 @@ class KeyTree:
         Raises:
             LocalProtocolError: a number is out of range.
         """
-        return self._covering(_position(leaf.region, leaf.group, leaf.sequence)) is not None
+        return self._covering(position(leaf)) is not None
 
     def cut(self, cut: Cut) -> None:
         """Forget: in memory at once, for good once the exported state has replaced the old one.
@@ -270,7 +153,7 @@ class KeyTree:
         Raises:
             LocalProtocolError: a number is out of range; nothing was cut.
         """
-        low, high = _interval(cut)
+        low, high = interval(cut)
         self._trails.clear()
         first = bisect_right(self._starts, low) - 1
         if first < 0 or self._nodes[first].end <= low:
@@ -294,12 +177,17 @@ class KeyTree:
         """Count the live nodes."""
         return len(self._nodes)
 
-    def _covering(self, position: int) -> _Node | None:
-        index = bisect_right(self._starts, position) - 1
+    def scattered(self, region: Region) -> int:
+        """Count the live nodes of a region: what forgetting here and there has left of it."""
+        low, high = region_interval(region)
+        return bisect_left(self._starts, high) - bisect_left(self._starts, low)
+
+    def _covering(self, place: int) -> _Node | None:
+        index = bisect_right(self._starts, place) - 1
         if index < 0:
             return None
         node = self._nodes[index]
-        return node if position < node.end else None
+        return node if place < node.end else None
 
 
 def _outside(root: _Node, low: int, high: int) -> Iterator[_Node]:
@@ -319,31 +207,6 @@ def _outside(root: _Node, low: int, high: int) -> Iterator[_Node]:
             wipe(node.key)
 
 
-def _position(region: int, group: int, sequence: int) -> int:
-    if not (0 <= group <= MAXIMUM_GROUP and 0 <= sequence <= MAXIMUM_SEQUENCE):
-        raise LocalProtocolError("a group or a sequence of the key tree is out of range")
-    return (region << _GROUP_BITS | group) << _SEQUENCE_BITS | sequence
-
-
-def _interval(cut: Cut) -> tuple[int, int]:
-    """Return the first leaf of a cut and the one after its last."""
-    if isinstance(cut, LeafCut):
-        low = _position(cut.leaf.region, cut.leaf.group, cut.leaf.sequence)
-        return low, low + 1
-    end = _position(cut.region, cut.group, MAXIMUM_SEQUENCE) + 1
-    return _position(cut.region, cut.group if isinstance(cut, GroupCut) else 0, 0), end
-
-
-def _unpack_group(data: bytes) -> tuple[Region, int]:
-    try:
-        region = Region(data[0])
-    except ValueError:
-        raise VaultDamaged(
-            f"a region {data[0]} that does not exist; restore the vault from a backup"
-        ) from None
-    return region, int.from_bytes(data[1:], "big")
-
-
 def _path_size(depth: int) -> int:
     return -(-depth // 8)
 
@@ -360,7 +223,7 @@ def _read_nodes(data: bytes) -> Iterator[_Node]:
         key_at = offset + 1 + _path_size(depth)
         path, key = data[offset + 1 : key_at], data[key_at : key_at + KEY_SIZE]
         start = int.from_bytes(path.ljust(LEAF_SIZE, b"\0"), "big")
-        if depth > _DEPTH or len(key) != KEY_SIZE or start & (1 << _DEPTH - depth) - 1:
+        if depth > DEPTH or len(key) != KEY_SIZE or start & (1 << DEPTH - depth) - 1:
             raise VaultDamaged("the key tree cannot be read; restore the vault from a backup")
         yield _Node(start, depth, bytearray(key))
         offset = key_at + KEY_SIZE

@@ -1,30 +1,39 @@
 """Every cryptographic call of the vault, and the only importer of `cryptography`.
 
-BLAKE2b for hashing and for the key tree, AES-256-GCM for sealing, the system's random numbers.
+BLAKE2b for hashing and for the key tree, AES-256-GCM for sealing, Argon2id for passphrases, the
+system's random numbers.
 Each use of BLAKE2b has a personalisation of its own, so that no output of one serves as another's.
 """
 
 import hashlib
 import hmac
 import secrets
+from dataclasses import dataclass
 from typing import Final, NoReturn, TypeAlias
 
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
-from eph_e2ee.errors import Forgotten, VaultDamaged
+from eph_e2ee.errors import Forgotten, LocalProtocolError, VaultDamaged, VaultUnavailable
 
 __all__ = [
     "CHECKSUM_SIZE",
     "KEY_SIZE",
+    "LARGEST_MEMORY",
+    "MOST_LANES",
+    "MOST_PASSES",
     "NONCE_SIZE",
+    "SALT_SIZE",
     "SEAL_OVERHEAD",
     "SMALLEST_BUCKET",
     "TAG_SIZE",
+    "Cost",
     "Key",
     "Secret",
     "checksum",
     "children",
+    "derive_from_passphrase",
     "descend",
     "keyed_hash",
     "open_sealed",
@@ -53,6 +62,22 @@ CHECKSUM_SIZE: Final = 16
 
 SMALLEST_BUCKET: Final = 256
 """Bytes that everything padded has at least: a short text message with its metadata."""
+
+SALT_SIZE: Final = 16
+"""Bytes of a passphrase's salt, as RFC 9106 section 3.1 recommends."""
+
+LARGEST_MEMORY: Final = 2 * 1024 * 1024
+"""Kibibytes that one derivation may take: RFC 9106's first recommendation takes as much. A forged
+file could otherwise exhaust the machine before anything is known to be wrong."""
+
+MOST_PASSES: Final = 64
+"""Passes over that memory: at the largest memory some minutes, not days."""
+
+MOST_LANES: Final = 64
+"""Lanes, which may be threads: more cores than that compute no single passphrase."""
+
+_LEAST_MEMORY_A_LANE: Final = 8
+"""Kibibytes that Argon2 needs for each lane (RFC 9106 section 3.1)."""
 
 _TREE: Final = b"eph_e2ee tree"
 _HASH: Final = b"eph_e2ee hash"
@@ -121,6 +146,67 @@ class Secret:
 
 Key: TypeAlias = Secret | bytes | bytearray
 """What the functions below take as a key: `KEY_SIZE` bytes in any of these."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What trying one passphrase costs with Argon2id; RFC 9106's second recommendation by default.
+
+    Attributes:
+        memory_kibibytes: from 8 for each lane to `LARGEST_MEMORY`.
+        passes: over that memory, 1 to `MOST_PASSES`.
+        lanes: 1 to `MOST_LANES`.
+
+    Raises:
+        LocalProtocolError: one of them is out of its limits.
+    """
+
+    memory_kibibytes: int = 64 * 1024
+    passes: int = 3
+    lanes: int = 4
+
+    def __post_init__(self) -> None:
+        least = _LEAST_MEMORY_A_LANE * self.lanes
+        if not (
+            1 <= self.lanes <= MOST_LANES
+            and 1 <= self.passes <= MOST_PASSES
+            and least <= self.memory_kibibytes <= LARGEST_MEMORY
+        ):
+            raise LocalProtocolError(
+                f"a passphrase's cost is out of its limits: 1 to {MOST_LANES} lanes, 1 to "
+                f"{MOST_PASSES} passes, {_LEAST_MEMORY_A_LANE} for each lane to {LARGEST_MEMORY} "
+                "kibibytes"
+            )
+
+
+def derive_from_passphrase(passphrase: Key, salt: bytes, cost: Cost) -> Secret:
+    """Return the `KEY_SIZE` bytes that Argon2id makes of a passphrase (RFC 9106).
+
+    Args:
+        passphrase: of any length.
+        salt: `SALT_SIZE` random bytes.
+        cost: how much memory and time it takes.
+
+    Raises:
+        VaultUnavailable: this machine has not the memory, or its OpenSSL has no Argon2id.
+    """
+    try:
+        argon = Argon2id(
+            salt=salt,
+            length=KEY_SIZE,
+            iterations=cost.passes,
+            lanes=cost.lanes,
+            memory_cost=cost.memory_kibibytes,
+        )
+        return Secret(argon.derive(bytes(_exposed(passphrase))))
+    except MemoryError:
+        raise VaultUnavailable(
+            f"the passphrase needs {cost.memory_kibibytes} kibibytes of free memory; free some"
+        ) from None
+    except UnsupportedAlgorithm:
+        raise VaultUnavailable(
+            "this OpenSSL has no Argon2id; use the wheels of cryptography, or OpenSSL 3.2"
+        ) from None
 
 
 def wipe(buffer: bytearray) -> None:
@@ -197,12 +283,11 @@ def keyed_hash(key: Key, *parts: str | bytes, size: int = 16) -> bytes:
 
     Each part goes in with its type and length, so no two lists of parts are hashed alike.
     """
-    state = hashlib.blake2b(key=_exposed(key), person=_HASH, digest_size=size)
+    text = bytearray()
     for part in parts:
         kind, data = (_TEXT_PART, part.encode()) if isinstance(part, str) else (_BYTES_PART, part)
-        state.update(kind + len(data).to_bytes(8, "big"))
-        state.update(data)
-    return state.digest()
+        text += kind + len(data).to_bytes(8, "big") + data
+    return hashlib.blake2b(text, key=_exposed(key), person=_HASH, digest_size=size).digest()
 
 
 def checksum(data: bytes | bytearray) -> bytes:

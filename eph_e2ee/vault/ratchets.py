@@ -81,6 +81,8 @@ class Changes:
         self._stage = _Stage.COMMITTED if committed else _Stage.LOST
         if committed:
             self._previous = None
+            # The database has them: spent keys must not wait here for the next changes.
+            self.values = {}
 
 
 class Ratchets(Storage):
@@ -230,9 +232,11 @@ class Ratchets(Storage):
             self._live.move_to_end(key)
             return True, self._live[key]
         for changes in reversed(self._leaving):
-            # Those that are written are in the vault, for any read from now on.
-            if key in changes.values and not changes.written:
-                return True, changes.values[key]
+            # Those that are written are in the vault, for any read from now on. The worker empties
+            # them once they are committed, at any moment: hence one look at the values.
+            values = changes.values
+            if key in values and not changes.written:
+                return True, values[key]
         return False, None
 
     def _keep(self, key: str, text: str | None) -> None:

@@ -5,48 +5,39 @@ forgotten as a message is (F12).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sqlalchemy import (
-    Connection,
     CursorResult,
     Executable,
+    Select,
     Table,
     bindparam,
     delete,
-    func,
     insert,
     select,
     update,
 )
 
-from eph_e2ee.clock import Clock
 from eph_e2ee.errors import VaultDamaged
-from eph_e2ee.model import BareJid, Entry, Phase
-from eph_e2ee.protocol.lifetime import Lifetime
-from eph_e2ee.vault.database import conversations, intents, messages, meta, replays, state
-from eph_e2ee.vault.keys import Keys
-from eph_e2ee.vault.keytree import Cut, Leaf, LeafCut, Region, pack_cut
+from eph_e2ee.model import BareJid
+from eph_e2ee.vault.database import conversations, intents, meta, state
+from eph_e2ee.vault.epochs import Epochs
+from eph_e2ee.vault.paths import Cut, Leaf, LeafCut, Region, pack_cut
 from eph_e2ee.vault.primitives import pad, unpad
+from eph_e2ee.vault.shared import SEQUENCE, Conversation, Effects, Shared
 
-__all__ = ["CHANGE_META", "SEQUENCE", "Conversation", "Effects", "Records", "Shared", "leaf_for"]
+__all__ = ["CHANGE_META", "Records", "changed_value", "name_kind", "value_kind", "value_leaf"]
 
 SEQUENCE_BLOCK: Final = 1000
 """Sequence numbers reserved by one write of a meta row, so that a message does not cost one; a
 restart skips what is left of a block."""
-
-MAXIMUM_NAMES: Final = 10_000
-"""Conversations kept in memory, so that it does not grow with the archive."""
 
 MAXIMUM_KEYS: Final = 500
 """Values looked up by one statement: SQLite limits the parameters of a statement."""
 
 STATE_GROUP: Final = 0
 """The one group of the RATCHET region."""
-
-SEQUENCE: Final = "sequence"
-"""The meta row with the first sequence number that is not reserved."""
 
 FIND_NAME = select(conversations.c.number, conversations.c.kept_group).where(
     conversations.c.hash == bindparam("hash")
@@ -58,118 +49,25 @@ MOVE_CONVERSATION = (
     .where(conversations.c.number == bindparam("of"))
     .values(kept_group=bindparam("group"))
 )
-FIND_STATE = select(state.c.hash, state.c.sequence).where(
+FIND_STATE = select(state.c.hash, state.c.epoch, state.c.sequence).where(
     state.c.hash.in_(bindparam("hashes", expanding=True))
 )
-READ_STATE = select(state.c.sequence, state.c.sealed).where(state.c.hash == bindparam("hash"))
+READ_STATE = select(state.c.epoch, state.c.sequence, state.c.sealed).where(
+    state.c.hash == bindparam("hash")
+)
 CHANGE_STATE = (
     update(state)
     .where(state.c.hash == bindparam("of"))
-    .values(sequence=bindparam("new_sequence"), sealed=bindparam("new_sealed"))
+    .values(
+        epoch=bindparam("new_epoch"),
+        sequence=bindparam("new_sequence"),
+        sealed=bindparam("new_sealed"),
+    )
 )
 DROP_STATE = delete(state).where(state.c.hash == bindparam("of"))
-READ_META = select(meta.c.value).where(meta.c.name == bindparam("wanted"))
 CHANGE_META = (
     update(meta).where(meta.c.name == bindparam("of")).values(value=bindparam("new_value"))
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """A peer or a room.
-
-    Attributes:
-        number: what rows call it.
-        jid: its bare JID.
-        kept_group: the group of the KEPT region that its messages are sealed in; another one
-            after each clearing.
-    """
-
-    number: int
-    jid: BareJid = field(repr=False)
-    kept_group: int
-
-
-@dataclass(slots=True)
-class Effects:
-    """What a work, or a group of them, does beside its rows once it is committed.
-
-    Attributes:
-        changed: whether anything was written.
-        intents: whether anything is to be forgotten.
-        deadlines: whether the earliest deadline may be another.
-        conversations: those found or made.
-        damaged: the numbers of messages that did not open.
-        endings: called on the worker with True after the commit, or False when it is lost.
-    """
-
-    changed: bool = False
-    intents: bool = False
-    deadlines: bool = False
-    conversations: list[Conversation] = field(default_factory=list)
-    damaged: set[int] = field(default_factory=set)
-    endings: list[Callable[[bool], None]] = field(default_factory=list)
-
-    def include(self, other: "Effects") -> None:
-        """Add the effects of one more work."""
-        self.changed |= other.changed
-        self.intents |= other.intents
-        self.deadlines |= other.deadlines
-        self.conversations += other.conversations
-        self.damaged |= other.damaged
-        self.endings += other.endings
-
-    def end(self, *, committed: bool) -> None:
-        """Tell all that asked for it how it ended."""
-        for ending in self.endings:
-            ending(committed)
-
-
-class Shared:
-    """What the transactions of one open vault share; used on the vault's worker only.
-
-    Attributes:
-        now: the clock's time.
-    """
-
-    def __init__(self, connection: Connection, keys: Keys, clock: Clock) -> None:
-        self.connection = connection
-        self.keys = keys
-        self.now = clock.now
-        self._insertions: dict[Table, str] = {}
-        self.by_jid: dict[BareJid, Conversation] = {}
-        self.by_number: dict[int, Conversation] = {}
-        self.next_number = 1 + self._greatest(messages.c.number)
-        self.next_intent = 1 + self._greatest(intents.c.id)
-        self.next_group = 1 + self._greatest(conversations.c.kept_group)
-        text = connection.execute(READ_META, {"wanted": SEQUENCE}).scalar_one()
-        self.next_sequence = self.reserved = self._reserved = int(text)
-
-    def _greatest(self, column: Any) -> int:
-        return self.connection.execute(select(func.max(column))).scalar() or 0
-
-    def insertion(self, table: Table) -> str:
-        """Return the driver's statement that inserts a row; a replay id kept twice is kept once."""
-        if table not in self._insertions:
-            statement = insert(table)
-            if table is replays:
-                statement = statement.prefix_with("OR IGNORE", dialect="sqlite")
-            self._insertions[table] = str(statement.compile(dialect=self.connection.dialect))
-        return self._insertions[table]
-
-    def committed(self, effects: Effects) -> None:
-        """Keep what is true from now on."""
-        self._reserved = self.reserved
-        if len(self.by_number) > MAXIMUM_NAMES:
-            self.by_jid.clear()
-            self.by_number.clear()
-        for conversation in effects.conversations:
-            self.by_jid[conversation.jid] = conversation
-            self.by_number[conversation.number] = conversation
-
-    def undone(self) -> None:
-        """Reserve again what a lost work or transaction may have reserved."""
-        self.reserved = self._reserved
 
 
 class Records:
@@ -185,8 +83,12 @@ class Records:
         self.effects = Effects()
 
     def now(self) -> float:
-        """Return the vault's time, seconds since the epoch."""
-        return self._shared.now()
+        """Return the vault's time, seconds since the epoch: what is forgotten goes by it."""
+        return self._shared.clock.now()
+
+    def latest(self) -> float:
+        """Return the latest time that it may be: what is shown goes by it (`clock.py`)."""
+        return self._shared.clock.latest()
 
     def read(
         self, statement: Executable, parameters: Mapping[str, Any] | None = None
@@ -194,9 +96,10 @@ class Records:
         """Run a statement that changes nothing."""
         return self._shared.connection.execute(statement, parameters)
 
-    def read_plain(self, statement: str, parameters: Sequence[Any]) -> CursorResult[Any]:
-        """Do the same with a statement of the driver's, which SQLAlchemy made once."""
-        return self._shared.connection.exec_driver_sql(statement, tuple(parameters))
+    def read_plain(self, statement: Select[Any], parameters: Sequence[Any]) -> CursorResult[Any]:
+        """Do the same with a statement that SQLAlchemy puts into the driver's words only once."""
+        plain = self._shared.plain(statement)
+        return self._shared.connection.exec_driver_sql(plain, tuple(parameters))
 
     def change(
         self, statement: Executable, parameters: Sequence[Mapping[str, Any]] | Mapping[str, Any]
@@ -215,7 +118,42 @@ class Records:
         """
         if rows:
             self.effects.changed = True
-            self._shared.connection.exec_driver_sql(self._shared.insertion(table), list(rows))
+            plain = self._shared.database.insertion(table)
+            self._shared.connection.exec_driver_sql(plain, list(rows))
+
+    def seal(self, leaf: Leaf, plaintext: bytes, kind: bytes) -> bytes:
+        """Seal a secret of a row under a leaf, which is forgotten should the work be undone.
+
+        Raises:
+            Forgotten: the leaf has been cut.
+        """
+        self.effects.sealed.append(leaf)
+        return self._keys.seal(leaf, plaintext, kind)
+
+    def open(self, leaf: Leaf, sealed: bytes, kind: bytes) -> bytes:
+        """Open what `seal` made.
+
+        Raises:
+            Forgotten: the leaf has been cut.
+            VaultDamaged: it was not sealed for this leaf and kind.
+        """
+        return self._keys.open(leaf, sealed, kind)
+
+    def all_epochs(self) -> Epochs:
+        """Return the epochs in use of all regions."""
+        return self._shared.epochs
+
+    def epochs(self, region: Region) -> range:
+        """Return the epochs of a region that are in use, the current one last."""
+        return self._shared.epochs.of(region)
+
+    def cuts(self, leaf: Leaf) -> list[LeafCut]:
+        """Return what forgets a row's leaf, and the one that it had before a sealing anew."""
+        return [
+            LeafCut(Leaf(leaf.region, leaf.group, leaf.sequence, epoch))
+            for epoch in self.epochs(leaf.region)
+            if epoch <= leaf.epoch
+        ]
 
     def intend(self, cuts: Iterable[Cut]) -> None:
         """Write down what the next settling is to forget."""
@@ -244,7 +182,8 @@ class Records:
         row = self.read(READ_STATE, {"hash": name}).first()
         if row is None:
             return None
-        return unpad(self._keys.open(_leaf(row.sequence), row.sealed, b"state" + name)).decode()
+        leaf = value_leaf(row.sequence, row.epoch)
+        return unpad(self._keys.open(leaf, row.sealed, value_kind(name))).decode()
 
     def put_value(self, key: str, text: str | None) -> None:
         """Put a text under a key, or with None remove it; what was there before is forgotten.
@@ -261,37 +200,27 @@ class Records:
             VaultUnavailable: the database refuses.
         """
         texts = {self._keys.hash("state", key): text for key, text in values.items()}
-        old = self._sequences(list(texts))
+        old = self._value_leaves(list(texts))
         kept = {name: text for name, text in texts.items() if text is not None}
         rows = []
-        for (name, text), sequence in zip(kept.items(), self._reserve(len(kept)), strict=True):
-            sealed = self._keys.seal(_leaf(sequence), pad(text.encode()), b"state" + name)
-            rows.append((name, sequence, sealed))
-        self.change(
-            CHANGE_STATE,
-            [
-                {"of": name, "new_sequence": sequence, "new_sealed": sealed}
-                for name, sequence, sealed in rows
-                if name in old
-            ],
-        )
-        self.insert_many(
-            state,
-            [(name, sequence, sealed) for name, sequence, sealed in rows if name not in old],
-        )
+        for (name, text), leaf in zip(kept.items(), self.new_leaves(len(kept)), strict=True):
+            sealed = self.seal(leaf, pad(text.encode()), value_kind(name))
+            rows.append((name, leaf.epoch, leaf.sequence, sealed))
+        self.change(CHANGE_STATE, [changed_value(row) for row in rows if row[0] in old])
+        self.insert_many(state, [row for row in rows if row[0] not in old])
         self.change(DROP_STATE, [{"of": name} for name in old if name not in kept])
-        self.intend(LeafCut(_leaf(sequence)) for sequence in old.values())
+        self.intend(LeafCut(leaf) for leaf in old.values())
 
-    def _sequences(self, names: list[bytes]) -> dict[bytes, int]:
+    def _value_leaves(self, names: list[bytes]) -> dict[bytes, Leaf]:
         """Return where the values that exist are sealed."""
-        found: dict[bytes, int] = {}
+        found: dict[bytes, Leaf] = {}
         for start in range(0, len(names), MAXIMUM_KEYS):
             rows = self.read(FIND_STATE, {"hashes": names[start : start + MAXIMUM_KEYS]})
-            found |= {row.hash: row.sequence for row in rows}
+            found |= {row.hash: value_leaf(row.sequence, row.epoch) for row in rows}
         return found
 
-    def _reserve(self, count: int) -> range:
-        """Return sequence numbers that have never been used, not even before a crash."""
+    def new_leaves(self, count: int, epoch: int | None = None) -> list[Leaf]:
+        """Return leaves for values that have never been used, not even before a crash."""
         shared = self._shared
         start, end = shared.next_sequence, shared.next_sequence + count
         if end > shared.reserved:
@@ -299,7 +228,8 @@ class Records:
             self.change(CHANGE_META, {"of": SEQUENCE, "new_value": value})
             shared.reserved = end + SEQUENCE_BLOCK
         shared.next_sequence = end
-        return range(start, end)
+        current = self.epochs(Region.RATCHET)[-1] if epoch is None else epoch
+        return [value_leaf(sequence, current) for sequence in range(start, end)]
 
     # Conversations.
 
@@ -322,13 +252,14 @@ class Records:
             return found
         number = self._shared.next_group
         self._shared.next_group += 1
-        (sequence,) = self._reserve(1)
+        (leaf,) = self.new_leaves(1)
         row = {
             "number": number,
             "hash": self._keys.hash("conversation", jid),
             "kept_group": number,
-            "sequence": sequence,
-            "sealed": self._keys.seal(_leaf(sequence), pad(jid.encode()), _name(number)),
+            "epoch": leaf.epoch,
+            "sequence": leaf.sequence,
+            "sealed": self.seal(leaf, pad(jid.encode()), name_kind(number)),
         }
         self.change(ADD_CONVERSATION, row)
         return self._known(Conversation(number, jid, number))
@@ -344,7 +275,8 @@ class Records:
         row = self.read(FIND_CONVERSATION, {"number": number}).first()
         if row is None:
             raise VaultDamaged(f"conversation {number} is missing from the vault: restore it")
-        jid = unpad(self._keys.open(_leaf(row.sequence), row.sealed, _name(number))).decode()
+        leaf = value_leaf(row.sequence, row.epoch)
+        jid = unpad(self._keys.open(leaf, row.sealed, name_kind(number))).decode()
         return self._known(Conversation(number, BareJid(jid), row.kept_group))
 
     def regroup(self, conversation: Conversation) -> None:
@@ -359,16 +291,22 @@ class Records:
         return conversation
 
 
-def _leaf(sequence: int) -> Leaf:
-    return Leaf(Region.RATCHET, STATE_GROUP, sequence)
+def value_leaf(sequence: int, epoch: int) -> Leaf:
+    """Return the leaf that seals a value, or a conversation's name."""
+    return Leaf(Region.RATCHET, STATE_GROUP, sequence, epoch)
 
 
-def _name(number: int) -> bytes:
+def value_kind(name: bytes) -> bytes:
+    """Return what binds a value to its key."""
+    return b"state" + name
+
+
+def name_kind(number: int) -> bytes:
+    """Return what binds a conversation's name to its number."""
     return b"conversation %d" % number
 
 
-def leaf_for(number: int, stands: Entry | Lifetime, conversation: Conversation) -> Leaf:
-    """Return the leaf that seals a message's key: by its deadline while its timer runs."""
-    if stands.phase is Phase.RUNNING and stands.deadline is not None:
-        return Leaf(Region.EXPIRING, stands.deadline, number)
-    return Leaf(Region.KEPT, conversation.kept_group, number)
+def changed_value(row: tuple[bytes, int, int, bytes]) -> dict[str, Any]:
+    """Return the parameters of `CHANGE_STATE` for a row of values."""
+    name, epoch, sequence, sealed = row
+    return {"of": name, "new_epoch": epoch, "new_sequence": sequence, "new_sealed": sealed}

@@ -8,8 +8,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Row, bindparam, func, select, text, update
-from sqlalchemy.dialects import sqlite
+from sqlalchemy import Row, Select, bindparam, func, select, text, update
 
 from eph_e2ee.errors import VaultDamaged
 from eph_e2ee.model import (
@@ -23,9 +22,9 @@ from eph_e2ee.model import (
     Phase,
 )
 from eph_e2ee.protocol.lifetime import Event, Lifetime
-from eph_e2ee.vault.database import NOT_GONE, RUNNING, UNSENT, messages, replays
+from eph_e2ee.vault.database import ENDING, NOT_GONE, UNSENT, messages, replays
 from eph_e2ee.vault.keys import ROW_FORMAT
-from eph_e2ee.vault.keytree import Leaf, Region
+from eph_e2ee.vault.paths import Leaf, Region
 from eph_e2ee.vault.primitives import Key, open_sealed, pad, seal, unpad
 
 # The database's words for the enums. Their order is the format: only ever append.
@@ -57,7 +56,10 @@ MOVE = (
     .values(
         {
             name: bindparam(f"new_{name}")
-            for name in ("phase", "delivery", "deadline", "region", "leaf_group", "sealed_key")
+            for name in (
+                *("phase", "delivery", "deadline"),
+                *("region", "epoch", "leaf_group", "sealed_key"),
+            )
         }
     )
 )
@@ -69,6 +71,7 @@ EMPTY_DUE = (
         delivery=bindparam("new_delivery"),
         deadline=bindparam("new_deadline"),
         region=Region.EXPIRING.value,
+        epoch=bindparam("new_epoch"),
         leaf_group=bindparam("new_deadline"),
         sealed_key=None,
         content=None,
@@ -79,18 +82,16 @@ ERASE = (
     .where(messages.c.number == bindparam("of"))
     .values(**EMPTY, deadline=bindparam("at"))
 )
-READ_RUNNING = select(messages.c.number, messages.c.leaf_group).where(
-    messages.c.conversation == bindparam("of"), text(RUNNING)
-)
+READ_ENDING = select(messages).where(messages.c.conversation == bindparam("of"), text(ENDING))
 ERASE_CONVERSATION = (
     update(messages)
     .where(messages.c.conversation == bindparam("of"), text(NOT_GONE))
     .values(**EMPTY, deadline=bindparam("at"))
 )
-EARLIEST = select(func.min(messages.c.deadline)).where(text(RUNNING))
+EARLIEST = select(func.min(messages.c.deadline)).where(text(ENDING))
 LATEST_DUE = (
-    select(messages.c.leaf_group, messages.c.number)
-    .where(messages.c.deadline <= bindparam("until"), text(RUNNING))
+    select(messages)
+    .where(messages.c.deadline <= bindparam("until"), text(ENDING))
     .order_by(messages.c.deadline.desc())
     .limit(1)
 )
@@ -99,7 +100,7 @@ SWEEP = (
     .where(
         messages.c.number.in_(
             select(messages.c.number)
-            .where(messages.c.deadline <= bindparam("until"), text(RUNNING))
+            .where(messages.c.deadline <= bindparam("until"), text(ENDING))
             .order_by(messages.c.deadline)
             .limit(bindparam("count"))
         )
@@ -132,15 +133,9 @@ class NewMessage:
 
 
 @functools.cache
-def find_replays(count: int) -> str:
-    """Return the driver's statement that finds any of so many hashes.
-
-    Each message that arrives asks this, and SQLAlchemy would write the list anew each time.
-    """
-    statement = select(replays.c.number).where(replays.c.hash.in_([b""] * count))
-    return str(
-        statement.compile(dialect=sqlite.dialect(), compile_kwargs={"render_postcompile": True})
-    )
+def find_replays(count: int) -> Select[tuple[int]]:
+    """Return the statement that finds any of so many hashes, the same object each time."""
+    return select(replays.c.number).where(replays.c.hash.in_([b""] * count))
 
 
 class Gone(NamedTuple):
@@ -173,7 +168,7 @@ def new_entry(number: int, message: NewMessage, now: float) -> Entry:
 
 def leaf_of(row: Row[Any]) -> Leaf:
     """Return the leaf that seals a row's content key."""
-    return Leaf(Region(row.region), row.leaf_group, row.number)
+    return Leaf(Region(row.region), row.leaf_group, row.number, row.epoch)
 
 
 def delivery_after(row: Row[Any], event: Event) -> Delivery:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, Generic, TypeVar
 
 from eph_e2ee.errors import VaultClosed
+from eph_e2ee.hardening import wipe_stack
 
 __all__ = ["Job", "Worker"]
 
@@ -135,6 +136,9 @@ class Worker:
         while (group := self._next_group()) is not None:
             if (serve := self._serve()) is not None:
                 serve(group)
+            if group[0].alone:
+                # It may have destroyed keys, and they may have passed this stack.
+                wipe_stack()
             deliver(group)
             del group, serve
         self._release()
@@ -184,3 +188,6 @@ def deliver(group: Iterable[Job[Any]]) -> None:
 def _deliver(jobs: list[Job[Any]]) -> None:
     for job in jobs:
         job.deliver()
+    if any(job.alone for job in jobs):
+        # The event loop's stack: what OMEMO and the flows have left there goes with the keys.
+        wipe_stack()

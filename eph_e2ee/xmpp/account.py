@@ -36,6 +36,7 @@ from eph_e2ee.xmpp.gate import Pending
 from eph_e2ee.xmpp.omemo import XEP_0384, Sealed
 from eph_e2ee.xmpp.parcel import MODERN, OLD, Opened, fingerprint, written
 from eph_e2ee.xmpp.sce import XEP_0420
+from eph_e2ee.xmpp.servertime import ServerTime
 from eph_e2ee.xmpp.stanzas import RESULT, Arrival, archived, live, outer_message
 
 __all__ = ["Account", "Client"]
@@ -53,12 +54,14 @@ class Account:
 
     Attributes:
         omemo: the running XEP-0384 plugin.
+        server: asks the server for its time.
     """
 
     def __init__(self, client: Client, envelopes: XEP_0420, omemo: XEP_0384) -> None:
         self._client = client
         self._envelopes = envelopes
         self.omemo = omemo
+        self.server = ServerTime(client, lambda: self.has_session)
 
     @classmethod
     def attached(
@@ -82,6 +85,7 @@ class Account:
 
     async def detach(self) -> None:
         """Disable the plugins again, and wait until python-omemo's tasks have ended."""
+        self.server.detach()
         for name in ("xep_0384", "xep_0466", "xep_0420"):
             if name in self._client.plugin:
                 # slixmpp leaves this method without types.

@@ -13,13 +13,15 @@ from sqlalchemy import Row, Select, select
 from eph_e2ee.clock import Clock
 from eph_e2ee.errors import Forgotten, VaultDamaged, VaultError
 from eph_e2ee.vault.archive import KEY_KIND
-from eph_e2ee.vault.database import Database, messages, state
+from eph_e2ee.vault.database import messages, state
 from eph_e2ee.vault.keyfile import KeyFile
 from eph_e2ee.vault.keys import Keys
-from eph_e2ee.vault.keytree import Leaf, Region
 from eph_e2ee.vault.opening import DATABASE
+from eph_e2ee.vault.paths import Leaf
+from eph_e2ee.vault.records import value_kind, value_leaf
 from eph_e2ee.vault.rootkey import FileRootKey
 from eph_e2ee.vault.rows import leaf_of, open_content
+from eph_e2ee.vault.sqlite import SQLite
 
 ATTEMPTS: Final = 50
 """A vault writes for some milliseconds at a time, and seldom."""
@@ -78,8 +80,8 @@ def plunder(database: Path, *, key_file: Path, root_key: Path) -> Loot:
         if (key := _opened(keys, leaf_of(row), row.sealed_key, KEY_KIND)) is not None:
             loot.bodies.add(open_content(row.content, key, row.number).body or "")
     for row in rows(database, select(state)):
-        leaf = Leaf(Region.RATCHET, 0, row.sequence)
-        if _opened(keys, leaf, row.sealed, b"state" + row.hash) is not None:
+        leaf = value_leaf(row.sequence, row.epoch)
+        if _opened(keys, leaf, row.sealed, value_kind(row.hash)) is not None:
             loot.values.add((row.hash, row.sequence))
     keys.wipe()
     return loot
@@ -91,7 +93,7 @@ def rows(database: Path, statement: Select[Any]) -> Iterator[Row[Any]]:
         for path in database.glob(f"{DATABASE}*"):
             shutil.copy(path, scratch)
         with (
-            closing(Database(Path(scratch) / DATABASE)) as opened,
+            closing(SQLite(Path(scratch) / DATABASE)) as opened,
             opened.connection.begin(),
         ):
             yield from opened.connection.execute(statement).all()

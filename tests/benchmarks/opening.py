@@ -30,7 +30,7 @@ from tests.benchmarks.rows import fill_vault, open_vault
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["main"]
+__all__ = ["main", "open_alone"]
 
 OPENING_SECONDS: Final = 60.0
 
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         say(f"# filled with {options.messages} messages in {time.perf_counter() - start:.0f} s")
         for _ in range(options.rounds):
             for size in sizes:
-                seconds, kibibytes = _run(folder / f"vault-{size}")
+                seconds, kibibytes = open_alone(folder / f"vault-{size}")
                 times[size].append(seconds)
                 memory[size].append(kibibytes)
     opened = [median(times[size]) * 1000 for size in sizes]
@@ -77,7 +77,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _run(folder: Path) -> tuple[float, float]:
+def open_alone(folder: Path) -> tuple[float, float]:
+    """Open a vault in a process of its own: seconds, and KiB by which that process grew."""
     command = [sys.executable, "-m", "tests.benchmarks.opening", "--opened", str(folder)]
     done = subprocess.run(
         command, cwd=REPOSITORY, stdout=subprocess.PIPE, timeout=OPENING_SECONDS, check=True

@@ -9,6 +9,7 @@ import pytest
 
 import eph_e2ee
 from eph_e2ee.vault.vault import Vault
+from tests.flows.watching import Watch
 from tests.support.clock import ManualClock
 from tests.xmpp.clients import World
 
@@ -100,3 +101,13 @@ def vault(tmp_path: Path, clock: ManualClock) -> Iterator[Vault]:
     vault = Vault.open(tmp_path / "vault", clock=clock)
     yield vault
     vault.close_sync()
+
+
+@pytest.fixture
+async def watch(
+    vault: Vault, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Watch]:
+    watch = Watch(vault, clock, monkeypatch)
+    await watch.rest()
+    yield watch
+    await watch.stop()

@@ -7,92 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from eph_e2ee.clock import MAXIMUM_NAP
 from eph_e2ee.errors import VaultDamaged, VaultUnavailable
-from eph_e2ee.expiry import GATHER, RETRY, Expiry
+from eph_e2ee.expiry import ASK_AGAIN, GATHER, RETRY, Expiry
 from eph_e2ee.model import Direction, Erasure, Expired, Phase
 from eph_e2ee.protocol.lifetime import Event
+from eph_e2ee.vault import keeper
 from eph_e2ee.vault.archive import Transaction
-from eph_e2ee.vault.keytree import UntilCut
+from eph_e2ee.vault.paths import UntilCut
+from tests.flows.watching import Nothing, Watch
+from tests.support.clock import ManualServer
 from tests.vault.making import PETER, ROSA, add_read, bodies, new_message, reading
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
     from eph_e2ee.vault.vault import Vault
     from tests.support.clock import ManualClock
-
-
-class Nothing:
-    """Messages that have left: none, or some that cannot be noted."""
-
-    def __init__(self) -> None:
-        self.on_left: Callable[[], None] = lambda: None
-        self.has_unnoted = False
-        self.failure: Exception | None = None
-        self.noted = 0
-
-    async def note_what_left(self) -> None:
-        if self.failure is not None:
-            raise self.failure
-        self.has_unnoted = False
-        self.noted += 1
-
-
-class Watch:
-    """A running expiry, what it has told, and how often it asked the vault for what."""
-
-    def __init__(self, vault: Vault, clock: ManualClock, patch: pytest.MonkeyPatch) -> None:
-        self.vault, self.clock, self._patch = vault, clock, patch
-        self.left = Nothing()
-        self.told: list[Expired] = []
-        self.calls: list[str] = []
-        self.failing: set[str] = set()
-        for name in ("expire_due", "settle", "sweep", "scrub"):
-            self._count(name)
-        self.expiry = Expiry(vault, self.left, clock, self.told.append)
-        self.task = asyncio.create_task(self.expiry.run())
-
-    def _count(self, name: str) -> None:
-        inherited = getattr(self.vault, name)
-
-        async def counted(*arguments: Any) -> Any:
-            self.calls.append(name)
-            if name in self.failing:
-                raise VaultUnavailable("the disk is full")
-            return await inherited(*arguments)
-
-        self._patch.setattr(self.vault, name, counted)
-
-    async def rest(self) -> None:
-        """Return once it waits, for the clock or for something to happen."""
-        async with asyncio.timeout(10):
-            for _ in range(3):
-                await self.vault.transact(lambda _: None)
-                while self.expiry._woken.is_set() and not self.task.done():  # noqa: ASYNC110
-                    await asyncio.sleep(0)
-                for _ in range(20):
-                    await asyncio.sleep(0)
-
-    def unsettled(self) -> bool:
-        return self.vault.unsettled
-
-    async def passes(self, seconds: float) -> None:
-        self.clock.advance(seconds)
-        await self.rest()
-
-    async def stop(self) -> None:
-        self.task.cancel()
-        await asyncio.gather(self.task, return_exceptions=True)
-
-
-@pytest.fixture
-async def watch(
-    vault: Vault, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Watch]:
-    watch = Watch(vault, clock, monkeypatch)
-    await watch.rest()
-    yield watch
-    await watch.stop()
 
 
 async def test_a_message_disappears_on_time(vault: Vault, watch: Watch) -> None:
@@ -245,7 +174,7 @@ async def test_a_failing_listener_is_the_applications_affair(
     """Every message of a batch is told of once; slixmpp keeps what handlers raise."""
     numbers = [await vault.transact(reading(f"{number}")) for number in range(3)]
     told: list[int] = []
-    expiry = Expiry(vault, Nothing(), clock, lambda expired: told.append(expired.number))
+    expiry = Expiry(vault, Nothing(), clock, lambda gone: told.append(gone.number), ManualServer())
     task = asyncio.create_task(expiry.run())
     clock.advance(60)
     async with asyncio.timeout(10):
@@ -273,6 +202,83 @@ async def test_a_clock_turned_back(vault: Vault, watch: Watch) -> None:
     watch.clock.turn_wall(-86_400)
     await watch.passes(60)
     assert len(watch.told) == 1
+
+
+WEEK = 7 * 86_400
+
+
+async def test_a_leap_erases_nothing_until_the_server_confirms_it(
+    vault: Vault, watch: Watch
+) -> None:
+    """F14, F20: asked within a nap; then everything due goes at once, and is told."""
+    number = await vault.transact(reading("one"))
+    await watch.rest()
+    watch.server.time = watch.clock.now() + WEEK
+    watch.clock.turn_wall(WEEK)
+    assert watch.told == []
+    await watch.passes(MAXIMUM_NAP)
+    assert watch.server.asked == 1
+    assert watch.told == [Expired(number, ROSA, Direction.INCOMING)]
+    await watch.passes(10 * MAXIMUM_NAP)
+    assert watch.server.asked == 1
+
+
+async def test_a_leap_that_the_server_refutes_erases_nothing(vault: Vault, watch: Watch) -> None:
+    """F14: a wrong clock; the message has its full time by the right one."""
+    await vault.transact(reading("one"))
+    await watch.rest()
+    watch.server.time = watch.clock.now()
+    watch.clock.turn_wall(WEEK)
+    await watch.passes(MAXIMUM_NAP)
+    await watch.passes(59 - MAXIMUM_NAP)
+    assert (watch.told, watch.server.asked) == ([], 1)
+    await watch.passes(1)
+    assert len(watch.told) == 1
+
+
+@pytest.mark.parametrize("failure", [None, RuntimeError("nobody has thought of it")])
+async def test_a_server_that_gives_no_time_is_asked_again(
+    failure: Exception | None, vault: Vault, watch: Watch
+) -> None:
+    """F37: seldom, and nothing else waits for it: what is due by the confirmed time goes."""
+    await vault.transact(reading("one"))
+    await watch.rest()
+    watch.server.failure = failure
+    watch.clock.turn_wall(WEEK)
+    await watch.passes(MAXIMUM_NAP)
+    await watch.passes(ASK_AGAIN - 1)
+    assert watch.server.asked == 1
+    assert len(watch.told) == 1
+    await watch.passes(1)
+    assert watch.server.asked == 2
+    assert not watch.task.done()
+
+
+async def test_a_session_is_asked_at_its_start(vault: Vault, watch: Watch) -> None:
+    """F21: without waiting for the next time to ask; and only when there is something to ask."""
+    await vault.transact(reading("one"))
+    watch.server.on_session()
+    await watch.rest()
+    assert watch.server.asked == 0
+    watch.clock.turn_wall(WEEK)
+    await watch.passes(MAXIMUM_NAP)
+    assert watch.server.asked == 1
+    watch.server.time = watch.clock.latest()
+    watch.server.on_session()
+    await watch.rest()
+    assert watch.server.asked == 2
+    assert len(watch.told) == 1
+
+
+async def test_a_useless_answer_is_not_asked_for_without_end(watch: Watch) -> None:
+    """A server without a clock battery."""
+    watch.server.time = 0.0
+    watch.clock.turn_wall(WEEK)
+    await watch.passes(MAXIMUM_NAP)
+    for _ in range(5):
+        await watch.passes(ASK_AGAIN / 6)
+    assert watch.server.asked == 1
+    assert watch.clock.doubted
 
 
 @pytest.mark.parametrize("days", [30, 40_000])
@@ -317,3 +323,21 @@ async def test_another_conversation_is_not_touched(vault: Vault, watch: Watch) -
     await vault.transact(lambda tx: tx.add(new_message("kept", conversation=PETER)))
     await watch.passes(60)
     assert bodies(await vault.transact(lambda tx: tx.entries(PETER, None, 10))) == ["kept"]
+
+
+async def test_a_crowded_key_tree_is_sealed_anew_without_being_asked(
+    vault: Vault, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "MANY_NODES", 150)
+    new = [new_message(f"text {i}", message_id=str(i), timer=None) for i in range(120)]
+    numbers = [entry.number for entry in await vault.transact(lambda tx: tx.add_many(new))]
+    for number in numbers[::2]:
+        await vault.transact(lambda tx, number=number: tx.erase(number))  # type: ignore[misc]  # mypy cannot type a lambda's default
+    await watch.passes(GATHER)
+    await watch.passes(GATHER)
+    await watch.passes(GATHER)
+    assert not vault.must_reseal
+    assert not watch.unsettled()
+    assert vault.run_alone_sync(lambda open_vault: open_vault.keys.nodes) < 150
+    entries = await vault.transact(lambda tx: tx.entries(ROSA, None, 200))
+    assert [text for text in bodies(entries) if text] == [f"text {i}" for i in range(119, 0, -2)]

@@ -23,7 +23,7 @@ def refuse(somebody: Party, *, writes: bool) -> None:
 
     def tell() -> None:
         # Not through SQLAlchemy, which would begin a transaction for it.
-        driver: Any = vault._database.connection.connection.driver_connection
+        driver: Any = vault._keeper._database.connection.connection.driver_connection
         driver.execute(pragma).close()
 
     vault._run_alone(tell)

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import pytest
 
+import eph_e2ee
 from eph_e2ee import Direction, Erasure, Expired, LocalProtocolError, Phase
+from eph_e2ee.clock import MAXIMUM_NAP
 from eph_e2ee.model import BareJid
-from tests.support.chats import Party, bodies, fence, meet, residue
+from tests.support.chats import NOW, Party, bodies, fence, meet, residue
+from tests.support.clock import ManualSource
+
+if TYPE_CHECKING:
+    from tests.integration.conftest import NewParty
 
 pytestmark = pytest.mark.integration
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
+WEEK = 7 * 86400.0
+
+
+async def settled(party: Party) -> None:
+    """Return once the server has been asked for its time, and has answered."""
+    async with asyncio.timeout(10):
+        while party.clock.doubted:
+            await party.ping()
 
 
 async def test_both_sides_forget_and_are_told(pair: tuple[Party, Party]) -> None:
@@ -102,6 +119,100 @@ async def test_a_jump_forward_kills_nothing_unread(pair: tuple[Party, Party]) ->
     await message.mark_read()
     assert message.deadline == peter.clock.now() + 60
     assert heard.number == message.number
+
+
+async def test_a_week_switched_off_ends_once_the_server_has_said_so(party: NewParty) -> None:
+    """F20, F21: not shown from the start; destroyed and told of with the first session."""
+    rosa, peter = party("rosa"), party("peter")
+    peter.source = ManualSource(wall_time=NOW - WEEK)
+    await rosa.arrive()
+    await peter.arrive()
+    await rosa.chat.send(peter.jid, "last week", timer=HOUR)
+    number = (await peter.read()).number
+    await peter.leave()
+    peter.clock.reboot(WEEK)
+    peter.attach()
+    assert peter.clock.latest() == peter.clock.now() + WEEK
+    assert bodies(await peter.history(rosa)) == [None]
+    assert peter.expired.all == []
+    await peter.arrive()
+    assert (await peter.expired.next()).number == number
+    assert not peter.clock.doubted
+    assert abs(peter.clock.now() - NOW) < 3600
+    await rosa.chat.send(peter.jid, "this week", timer=HOUR)
+    assert (await peter.read()).body == "this week"
+    assert bodies(await peter.history(rosa)) == [None, "this week"]
+
+
+async def test_a_leap_during_a_session_is_confirmed_by_the_server(party: NewParty) -> None:
+    """F14: a clock that was a week late is set."""
+    rosa, peter = party("rosa"), party("peter")
+    peter.source = ManualSource(wall_time=NOW - WEEK)
+    await rosa.arrive()
+    await peter.arrive()
+    await rosa.chat.send(peter.jid, "one", timer=HOUR)
+    await rosa.chat.send(peter.jid, "two", timer=timedelta(days=30))
+    await peter.read()
+    await peter.read()
+    peter.clock.turn_wall(WEEK)
+    assert bodies(await peter.history(rosa)) == [None, "two"]
+    assert peter.clock.doubted
+    peter.clock.advance(MAXIMUM_NAP)
+    await peter.expired.next()
+    assert bodies(await peter.history(rosa)) == [None, "two"]
+
+
+async def test_a_wrong_clock_that_the_server_refutes_erases_nothing(
+    pair: tuple[Party, Party],
+) -> None:
+    """F14: what was hidden is shown again, and ends by the right time."""
+    rosa, peter = pair
+    await rosa.chat.send(peter.jid, "not overdue", timer=HOUR)
+    await peter.read()
+    peter.clock.turn_wall(10 * 365 * 86400)
+    assert bodies(await peter.history(rosa)) == [None]
+    peter.clock.advance(MAXIMUM_NAP)
+    await settled(peter)
+    assert bodies(await peter.history(rosa)) == ["not overdue"]
+    assert peter.expired.all == []
+    peter.clock.advance(3600)
+    await peter.expired.next()
+    assert bodies(await peter.history(rosa)) == [None]
+
+
+async def test_what_nobody_reads_ends_at_its_cap_if_there_is_one(
+    pair: tuple[Party, Party], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F19: offered, not the rule; a permanent message and one that is read are not touched."""
+    rosa, peter = pair
+    await peter.leave()
+    capped = functools.partial(eph_e2ee.attach, unread_cap=timedelta(days=2))
+    monkeypatch.setattr(eph_e2ee, "attach", capped)
+    await peter.arrive()
+    for text, timer in (("unopened", MINUTE), ("opened", timedelta(days=9)), ("kept", None)):
+        await rosa.chat.send(peter.jid, text, timer=timer)
+    unopened, opened, kept = [await peter.hear() for _ in range(3)]
+    await opened.mark_read()
+    assert unopened.deadline == peter.clock.now() + 2 * 86400
+    assert kept.deadline is None
+    peter.clock.advance(2 * 86400 - 1)
+    assert bodies(await peter.history(rosa)) == ["unopened", "opened", "kept"]
+    peter.clock.advance(1)
+    assert (await peter.expired.next()).number == unopened.number
+    assert bodies(await peter.history(rosa)) == [None, "opened", "kept"]
+    assert opened.deadline == peter.clock.now() + 7 * 86400
+
+
+async def test_a_cap_out_of_range_is_refused(party: NewParty) -> None:
+    """F30: before anything is opened."""
+    peter = party("peter")
+    for cap in (timedelta(0), timedelta(seconds=2**32), timedelta(seconds=0.5)):
+        with pytest.MonkeyPatch.context() as patch:
+            attach = functools.partial(eph_e2ee.attach, unread_cap=cap)
+            patch.setattr(eph_e2ee, "attach", attach)
+            with pytest.raises(LocalProtocolError):
+                peter.attach()
+    assert not peter.folder.exists()
 
 
 async def test_a_suspended_machine_shows_nothing_overdue(pair: tuple[Party, Party]) -> None:

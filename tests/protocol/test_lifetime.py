@@ -78,8 +78,7 @@ def test_an_incoming_message_waits_for_its_reader() -> None:
     life = created(Direction.INCOMING, Seconds(60))
     assert life == Lifetime(Phase.UNREAD, Seconds(60), None)
     assert not life.is_due(math.inf)
-    with pytest.raises(LocalProtocolError):
-        step(life, Event.DUE, NOW)
+    assert step(life, Event.DUE, NOW) == life
     with pytest.raises(LocalProtocolError):
         step(life, Event.SENT, NOW)
     assert step(life, Event.READ, NOW) == Lifetime(Phase.RUNNING, Seconds(60), 1_800_000_060)
@@ -130,6 +129,50 @@ def test_a_tombstone_says_when_it_disappeared() -> None:
     assert due == Lifetime(Phase.GONE, Seconds(60), 1_800_000_060)
     assert erased == Lifetime(Phase.GONE, Seconds(60), 1_800_000_011)
     assert step(due, Event.READ, NOW) == due
+
+
+@given(st.integers(1, MAX_TIMER).map(Seconds), st.integers(0, 2**34), TIMES, STEPS)
+def test_f19_a_cap_ends_what_nobody_reads_and_nothing_else(
+    timer: Seconds, cap: int, now: float, steps: list[tuple[Event, float]]
+) -> None:
+    """F19: read in time, a message lives as if there were no cap; read too late, not at all."""
+    capped = created(Direction.INCOMING, timer, cap_until=cap)
+    assert capped == Lifetime(Phase.UNREAD, timer, cap)
+    read = step(capped, Event.READ, now)
+    if now >= cap:
+        assert read == capped
+        assert read.is_due(now)
+    else:
+        assert read == step(created(Direction.INCOMING, timer), Event.READ, now)
+    for event, moment in steps:
+        after = applied(read, event, moment)
+        assert after.phase is Phase.RUNNING or remaining(after) <= remaining(read)
+        read = after
+
+
+def test_f19_the_end_of_an_unread_life() -> None:
+    """F19: at its cap, not a second before; and an erasure comes first."""
+    life = created(Direction.INCOMING, Seconds(60), cap_until=2_000_000_000)
+    assert step(life, Event.DUE, 1_999_999_999.9) == life
+    assert step(life, Event.DUE, 2_000_000_000) == Lifetime(Phase.GONE, life.timer, 2_000_000_000)
+    assert step(life, Event.ERASED, NOW) == Lifetime(Phase.GONE, life.timer, 1_800_000_000)
+    late = step(life, Event.READ, 1_999_999_999)
+    assert late == Lifetime(Phase.RUNNING, life.timer, 2_000_000_059)
+
+
+@pytest.mark.parametrize(
+    ("direction", "timer"),
+    [
+        (Direction.INCOMING, None),
+        (Direction.OUTGOING, None),
+        (Direction.OUTGOING, Seconds(60)),
+    ],
+)
+def test_f19_what_has_no_timer_or_is_our_own_has_no_cap(
+    direction: Direction, timer: Seconds | None
+) -> None:
+    """F18, F19: a permanent message waits for its reader for ever."""
+    assert created(direction, timer, cap_until=5) == created(direction, timer)
 
 
 @pytest.mark.parametrize("timer", [0, -1, 2**32])

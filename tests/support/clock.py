@@ -1,11 +1,17 @@
 """A clock that a test moves by hand."""
 
+from __future__ import annotations
+
 import asyncio
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from eph_e2ee.clock import Clock, Reading
 
-__all__ = ["ManualClock", "ManualSource"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["START", "ManualClock", "ManualServer", "ManualSource"]
 
 START = 1_750_000_000.0
 
@@ -72,6 +78,29 @@ class ManualClock(Clock):
         finally:
             self._sleepers.remove(nap)
             awakened.cancel()
+
+
+class ManualServer:
+    """A server whose time the test sets; None gives no time.
+
+    Attributes:
+        time: what it says.
+        failure: raised instead.
+        asked: how often it was asked.
+    """
+
+    def __init__(self) -> None:
+        self.on_session: Callable[[], None] = lambda: None
+        self.time: float | None = None
+        self.failure: Exception | None = None
+        self.asked = 0
+
+    async def server_time(self) -> float | None:
+        self.asked += 1
+        await asyncio.sleep(0)
+        if self.failure is not None:
+            raise self.failure
+        return self.time
 
 
 def _wake(sleeper: asyncio.Future[None]) -> None:

@@ -61,7 +61,7 @@ c2s_ports = {{ {port} }}
 interference_port = {port}
 modules_enabled = {{
     "roster", "saslauth", "disco", "pep", "ping", "mam", "carbons", "smacks", "offline",
-    "posix", "interference"{more_modules}
+    "posix", "time", "interference"{more_modules}
 }}
 modules_disabled = {{ "s2s", "tls" }}
 -- There is no certificate here, and loopback needs none.

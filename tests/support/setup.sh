@@ -1,10 +1,11 @@
 # Sets a checkout up on Debian: sourced by tests/run and examples/demo, never run by itself.
 #
-#   prepare_environment CHECKOUT
+#   prepare_environment CHECKOUT [postgresql] [strace]
 #
-# installs what is missing from Debian (Prosody, Python's venv), makes CHECKOUT/.venv with the
-# package (editable) and its development tools, and sets ENVIRONMENT to that folder. It is quiet
-# and quick when everything is there already; otherwise it says on standard error what it does.
+# installs what is missing from Debian (Prosody, Python's venv, and what is named), makes
+# CHECKOUT/.venv with the package (editable) and its development tools, and sets ENVIRONMENT to
+# that folder. It is quiet and quick when everything is there already; otherwise it says on
+# standard error what it does.
 # shellcheck shell=bash
 
 # `pip install --group` came with this release; older ones are brought up to it.
@@ -48,8 +49,31 @@ find_python() {
     done
 }
 
+# Prints where Debian has a program of PostgreSQL's, of any version, or nothing.
+find_postgresql() {
+    local program
+    for program in /usr/lib/postgresql/*/bin/"$1"; do
+        if [ -x "$program" ]; then
+            printf '%s\n' "$program"
+            return
+        fi
+    done
+    command -v "$1" || true
+}
+
+# Has Debian's PostgreSQL make no cluster of its own, unless the machine has said what it wants.
+forbid_main_cluster() {
+    local wish=/etc/postgresql-common/createcluster.conf
+    if [ ! -e "$wish" ]; then
+        # shellcheck disable=SC2016  # the inner shell expands these
+        quietly as_root sh -c \
+            'mkdir -p "${1%/*}" && printf "create_main_cluster = false\n" >"$1"' sh "$wish"
+    fi
+}
+
 # Installs Debian packages. Prosody's would start a server on public ports, now and at every
-# boot: a policy forbids that while we install, unless the machine has a policy of its own.
+# boot, and PostgreSQL's one on loopback: a policy forbids that while we install, unless the
+# machine has a policy of its own.
 install_packages() {
     local policy=/usr/sbin/policy-rc.d
     local apt=(apt-get -qq -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=120)
@@ -57,6 +81,7 @@ install_packages() {
     [ "$(id -u)" -eq 0 ] || command -v sudo >/dev/null ||
         fail "neither root nor sudo; please have these installed: apt-get install $*"
     note "installing $* from Debian"
+    [[ " $* " != *" postgresql "* ]] || forbid_main_cluster
     (
         # shellcheck disable=SC2016  # the inner shell expands these
         if [ ! -e "$policy" ]; then
@@ -65,17 +90,28 @@ install_packages() {
         fi
         quietly as_root "${apt[@]}" update
         quietly as_root env DEBIAN_FRONTEND=noninteractive \
-            "${apt[@]}" install -y --no-install-recommends "$@"
+            "${apt[@]}" -o Dpkg::Options::=--force-confold \
+            install -y --no-install-recommends "$@"
     ) </dev/null
     if [[ " $* " == *" prosody "* ]] && command -v update-rc.d >/dev/null; then
         quietly as_root update-rc.d prosody disable
     fi
 }
 
+# Arguments: further packages that are wanted.
 install_missing_packages() {
-    local packages=()
+    local packages=() wanted
     command -v prosody >/dev/null || packages+=(prosody)
     [ -n "$(find_python)" ] || packages+=(python3 python3-venv)
+    for wanted in "$@"; do
+        case $wanted in
+            postgresql)
+                { [ -n "$(find_postgresql initdb)" ] && [ -n "$(find_postgresql pg_dump)" ]; } ||
+                    packages+=(postgresql)
+                ;;
+            *) command -v "$wanted" >/dev/null || packages+=("$wanted") ;;
+        esac
+    done
     [ "${#packages[@]}" -eq 0 ] || install_packages "${packages[@]}"
 }
 
@@ -99,8 +135,9 @@ make_environment() {
 
 prepare_environment() {
     local checkout=$1 python wanted
+    shift
     ENVIRONMENT="$checkout/.venv"
-    install_missing_packages
+    install_missing_packages "$@"
     python="$(find_python)"
     [ -n "$python" ] || fail "found no Python 3.11 or later with the venv module"
     wanted="$(fingerprint "$checkout" "$python")"

@@ -15,7 +15,7 @@ from eph_e2ee.errors import Forgotten, LocalProtocolError, VaultDamaged
 from eph_e2ee.model import BareJid, Content, Delivery, DeviceId, Direction, MessageId, Phase
 from eph_e2ee.protocol.lifetime import Event, Lifetime
 from eph_e2ee.vault.database import conversations, messages, replays, state
-from eph_e2ee.vault.keytree import Leaf, Region
+from eph_e2ee.vault.paths import Leaf, Region
 from eph_e2ee.vault.primitives import random_key
 from eph_e2ee.vault.records import MAXIMUM_KEYS, Records
 from eph_e2ee.vault.rows import DELIVERIES, DIRECTIONS, PHASES, open_content, seal_content
@@ -318,7 +318,7 @@ async def test_f38_a_conversation_whose_name_is_damaged_is_swept_without_a_name(
 ) -> None:
     await vault.transact(add_read)
     await vault.transact(lambda tx: tx.change(update(conversations), {"sealed": b"spoiled"}))
-    vault._shared.by_number.clear()
+    vault._keeper._shared.by_number.clear()
     clock.advance(MINUTE)
     await vault.expire_due()
     swept = await vault.sweep()
@@ -339,7 +339,7 @@ def test_rows_cannot_be_swapped(vault: Vault) -> None:
 
 async def test_values_are_kept_overwritten_and_forgotten(vault: Vault) -> None:
     def leaf(tx: Transaction) -> Leaf:
-        return Leaf(Region.RATCHET, 0, tx._sequences([tx._keys.hash("state", "key")]).popitem()[1])
+        return tx._value_leaves([tx._keys.hash("state", "key")]).popitem()[1]
 
     await vault.transact(lambda tx: tx.put_value("key", "one"))
     first = await vault.transact(leaf)

@@ -1,22 +1,39 @@
-"""The SQLite connection and the look at a file before SQLite touches it."""
+"""One SQLite connection, one PostgreSQL connection, and what the vault asks of either."""
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import delete, insert, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from eph_e2ee.errors import VaultDamaged, VaultForeign, VaultTooNew, VaultUnavailable
-from eph_e2ee.vault import database as module
-from eph_e2ee.vault.database import FORMAT, Database, examine, meta, translate
+from eph_e2ee.errors import VaultDamaged, VaultForeign, VaultInUse, VaultTooNew, VaultUnavailable
+from eph_e2ee.vault import postgresql
+from eph_e2ee.vault import sqlite as module
+from eph_e2ee.vault.database import (
+    ENDING,
+    FORMAT,
+    UNSENT,
+    Database,
+    messages,
+    meta,
+    replays,
+    translate,
+)
+from eph_e2ee.vault.postgresql import SCHEMA_PREFIX, PostgreSQL, parse_address
+from eph_e2ee.vault.sqlite import SQLite, examine, interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.support.postgresql import Site
+
+SCHEMA = SCHEMA_PREFIX + "0123456789abcdef"
 
 
 @pytest.fixture
@@ -25,8 +42,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def database(path: Path) -> Iterator[Database]:
-    with Database(path) as database:
+def database(path: Path) -> Iterator[SQLite]:
+    with SQLite(path) as database:
         database.create()
         yield database
 
@@ -36,12 +53,184 @@ def put(database: Database, name: str) -> None:
         database.connection.execute(insert(meta), {"name": name, "value": "x"})
 
 
+# What the vault asks of either.
+
+
+@pytest.fixture
+def either(engine: str, request: pytest.FixtureRequest) -> Database:
+    """An empty database of the engine in question."""
+    name = "database" if engine == "sqlite" else "remote"
+    either: Database = request.getfixturevalue(name)
+    return either
+
+
+@pytest.fixture
+def remote(site: Site) -> Iterator[PostgreSQL]:
+    """An empty schema on the server."""
+    with PostgreSQL(parse_address(site.address), SCHEMA) as remote:
+        remote.create([])
+        yield remote
+
+
+def test_rows_come_back_in_the_order_of_the_columns(either: Database) -> None:
+    row = (1, 2, 1, 3, 0, None, 2**40, 1, 2**33, 2**39, None, bytes(range(256)))
+    one = either.plain(select(messages).where(messages.c.number.in_([0, 0])))
+    with either.connection.begin():
+        either.connection.exec_driver_sql(either.insertion(messages), [row])
+    with either.connection.begin():
+        assert [tuple(r) for r in either.connection.exec_driver_sql(one, (7, 1))] == [row]
+
+
+def test_of_equal_replay_hashes_the_first_stays(either: Database) -> None:
+    with either.connection.begin():
+        for rows in ([(b"a", 1), (b"a", 2)], [(b"a", 3), (b"b", 4)]):
+            either.connection.exec_driver_sql(either.insertion(replays), rows)
+    with either.connection.begin():
+        found = either.connection.execute(select(replays).order_by(replays.c.hash)).all()
+    assert [tuple(row) for row in found] == [(b"a", 1), (b"b", 4)]
+
+
+def test_a_savepoint_undoes_a_part(either: Database) -> None:
+    with either.connection.begin():
+        either.execute_plain("SAVEPOINT work")
+        either.connection.execute(insert(meta), {"name": "kept", "value": ""})
+        either.execute_plain("RELEASE SAVEPOINT work")
+        either.execute_plain("SAVEPOINT work")
+        with pytest.raises(IntegrityError):
+            either.connection.execute(insert(meta), {"name": "kept", "value": ""})
+        either.execute_plain("ROLLBACK TO SAVEPOINT work")
+        either.execute_plain("RELEASE SAVEPOINT work")
+    with either.connection.begin():
+        assert "kept" in either.connection.scalars(select(meta.c.name)).all()
+
+
+def test_compacting_gives_room_back_and_keeps_the_rows(either: Database) -> None:
+    with either.connection.begin():
+        rows = [(bytes([i % 256, i // 256]) * 50, i) for i in range(5000)]
+        either.connection.exec_driver_sql(either.insertion(replays), rows)
+    with either.connection.begin():
+        either.connection.execute(delete(replays).where(replays.c.number > 10))
+    before = either.size()
+    either.compact()
+    assert either.size() < before / 2
+    with either.connection.begin():
+        assert len(either.connection.execute(select(replays)).all()) == 11
+
+
+def test_f10_no_parameter_is_in_an_error(either: Database) -> None:
+    put(either, "sentinel")
+    with pytest.raises(IntegrityError) as caught:
+        put(either, "sentinel")
+    assert "parameters hidden" in str(caught.value)
+    assert "sentinel" not in repr(translate(caught.value))
+
+
+def test_f2_a_database_says_whether_it_can_be_scrubbed(either: Database, engine: str) -> None:
+    assert either.scrubs is either.scrub() is (engine == "sqlite")
+
+
+def test_a_database_says_what_it_is(either: Database) -> None:
+    assert re.fullmatch(r"SQLite 3\.[\d.]+|PostgreSQL \d\d[\w.]*", either.engine)
+
+
+@pytest.mark.parametrize(
+    ("predicate", "index"), [(ENDING, "messages_by_deadline"), (UNSENT, "messages_unsent")]
+)
+def test_the_partial_indexes_serve_their_predicates(
+    either: Database, engine: str, predicate: str, index: str
+) -> None:
+    column = messages.c.deadline if predicate == ENDING else messages.c.number
+    wanted = either.plain(select(column).where(text(predicate)).order_by(column))
+    with either.connection.begin():
+        if engine == "postgresql":
+            either.execute_plain("SET LOCAL enable_seqscan = off")
+        explain = "EXPLAIN QUERY PLAN " if engine == "sqlite" else "EXPLAIN "
+        plan = either.connection.exec_driver_sql(explain + wanted).all()
+    assert index in str(plan)
+
+
+# PostgreSQL.
+
+
+def shown(remote: PostgreSQL, setting: str) -> str:
+    with remote.connection.begin():
+        value: str = remote.connection.exec_driver_sql(f"SHOW {setting}").scalar_one()
+    return value
+
+
+def test_f3_a_session_is_set_up_also_after_its_connection_was_lost(
+    remote: PostgreSQL, site: Site
+) -> None:
+    """The server's own default is to report commits before they are on the disk."""
+    expected = {
+        "synchronous_commit": "on",
+        "search_path": SCHEMA,
+        "client_min_messages": "error",
+        "statement_timeout": "1min",
+        "lock_timeout": "1s",
+        "tcp_keepalives_idle": "15",
+        "application_name": "eph_e2ee",
+    }
+    assert {name: shown(remote, name) for name in expected} == expected
+    site.disconnect()
+    with pytest.raises(OperationalError):
+        shown(remote, "synchronous_commit")
+    assert {name: shown(remote, name) for name in expected} == expected
+    with pytest.raises(VaultInUse):
+        PostgreSQL(parse_address(site.address), SCHEMA)
+
+
+def test_f3_a_stronger_promise_of_the_server_is_kept(site: Site) -> None:
+    site.run(f"ALTER DATABASE {site.name} SET synchronous_commit = remote_apply")
+    with PostgreSQL(parse_address(site.address), SCHEMA) as remote:
+        assert shown(remote, "synchronous_commit") == "remote_apply"
+
+
+def test_f3_a_server_that_does_not_obey_is_refused(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgresql, "DURABLE", frozenset({"always"}))
+    with pytest.raises(VaultUnavailable, match="synchronous_commit"):
+        PostgreSQL(parse_address(site.address), SCHEMA)
+
+
+def test_a_statement_that_hangs_is_ended_and_the_connection_goes_on(
+    remote: PostgreSQL, monkeypatch: pytest.MonkeyPatch, site: Site
+) -> None:
+    remote.close()
+    monkeypatch.setattr(postgresql, "SETTINGS", {"statement_timeout": "20ms"})
+    with PostgreSQL(parse_address(site.address), SCHEMA) as hasty:
+        with pytest.raises(OperationalError) as caught, hasty.connection.begin():
+            hasty.connection.exec_driver_sql("SELECT pg_sleep(60)")
+        assert "57014" in str(translate(caught.value))
+        assert shown(hasty, "statement_timeout") == "20ms"
+
+
+def test_compacting_without_a_connection_fails_and_the_next_work_connects_anew(
+    remote: PostgreSQL, site: Site
+) -> None:
+    site.disconnect()
+    with pytest.raises(VaultUnavailable, match="is lost"):
+        remote.compact()
+    assert remote.size() > 0
+    remote.compact()
+
+
+def test_closing_gives_the_lock_free(remote: PostgreSQL, site: Site) -> None:
+    remote.close()
+    with PostgreSQL(parse_address(site.address), SCHEMA) as again:
+        again.examine()
+
+
+# SQLite.
+
+
 @pytest.mark.parametrize(
     ("pragma", "expected"),
     [("secure_delete", 1), ("synchronous", 2), ("temp_store", 2), ("journal_mode", "wal")],
 )
 def test_f3_the_pragmas_hold_on_the_connection_that_writes(
-    database: Database, pragma: str, expected: object
+    database: SQLite, pragma: str, expected: object
 ) -> None:
     put(database, "a")
     assert database.driver.execute(f"PRAGMA {pragma}").fetchone()[0] == expected
@@ -59,7 +248,7 @@ def test_f3_no_pragma_is_set_inside_a_transaction(
         open_transactions.append(connection.in_transaction)
 
     monkeypatch.setattr(module, "_prepare", watched)
-    with Database(path):
+    with SQLite(path):
         assert open_transactions == [False, False]
 
 
@@ -68,11 +257,11 @@ def test_f3_a_sqlite_that_does_not_obey_is_refused(
 ) -> None:
     monkeypatch.setitem(module.PRAGMAS, "secure_delete", ("FAST", 1))
     with pytest.raises(VaultUnavailable, match="secure_delete"):
-        Database(path)
+        SQLite(path)
 
 
 def test_a_transaction_is_immediate_and_savepoints_undo_a_part(
-    database: Database, path: Path
+    database: SQLite, path: Path
 ) -> None:
     connection = database.connection
     with connection.begin():
@@ -90,9 +279,7 @@ def test_a_transaction_is_immediate_and_savepoints_undo_a_part(
         assert connection.scalars(select(meta.c.name)).all() == ["kept"]
 
 
-def test_f2_a_reader_in_the_way_of_the_checkpoint_is_reported(
-    database: Database, path: Path
-) -> None:
+def test_f2_a_reader_in_the_way_of_the_checkpoint_is_reported(database: SQLite, path: Path) -> None:
     database.driver.execute("PRAGMA busy_timeout = 0")
     log = path.with_name(path.name + "-wal")
     with closing(sqlite3.connect(path)) as reader:
@@ -106,13 +293,13 @@ def test_f2_a_reader_in_the_way_of_the_checkpoint_is_reported(
 
 
 def test_closing_leaves_no_log(path: Path) -> None:
-    with Database(path) as database:
+    with SQLite(path) as database:
         database.create()
         put(database, "a")
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_our_own_file_passes(database: Database, path: Path) -> None:
+def test_our_own_file_passes(database: SQLite, path: Path) -> None:
     database.close()
     examine(path)
 
@@ -129,10 +316,11 @@ def spoiled(path: Path, at: int, value: bytes) -> None:
         (0, b"not a database", VaultDamaged),
         (68, b"moz!", VaultForeign),
         (60, (FORMAT + 1).to_bytes(4, "big"), VaultTooNew),
+        (60, (FORMAT - 1).to_bytes(4, "big"), VaultForeign),
     ],
 )
 def test_f44_a_wrong_header_has_its_own_error(
-    database: Database, path: Path, at: int, value: bytes, error: type[Exception]
+    database: SQLite, path: Path, at: int, value: bytes, error: type[Exception]
 ) -> None:
     database.close()
     spoiled(path, at, value)
@@ -141,9 +329,7 @@ def test_f44_a_wrong_header_has_its_own_error(
 
 
 @pytest.mark.parametrize("size", [0, 50, 4096 + 7])
-def test_f44_a_file_that_was_cut_short_is_damaged(
-    database: Database, path: Path, size: int
-) -> None:
+def test_f44_a_file_that_was_cut_short_is_damaged(database: SQLite, path: Path, size: int) -> None:
     database.close()
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(VaultDamaged):
@@ -157,14 +343,7 @@ def test_a_file_that_cannot_be_read_is_unavailable(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(VaultUnavailable, match="SQLITE_CANTOPEN"):
-        Database(tmp_path / "missing" / "vault.db")
-
-
-def test_f10_no_parameter_is_in_an_error(database: Database) -> None:
-    put(database, "sentinel")
-    with pytest.raises(IntegrityError) as caught:
-        put(database, "sentinel")
-    assert "sentinel" not in f"{caught.value} {translate(caught.value)!r}"
+        SQLite(tmp_path / "missing" / "vault.db")
 
 
 def test_damage_that_sqlite_finds_is_told_from_a_full_disk() -> None:
@@ -175,3 +354,45 @@ def test_damage_that_sqlite_finds_is_told_from_a_full_disk() -> None:
 
     assert isinstance(translate(error("SQLITE_CORRUPT_VTAB")), VaultDamaged)
     assert isinstance(translate(error("SQLITE_FULL")), VaultUnavailable)
+
+
+def copied(path: Path, to: Path) -> Path:
+    """Return a copy of a database and its log, as a crash would leave them now."""
+    to.mkdir()
+    for file in path.parent.glob(f"{path.name}*"):
+        (to / file.name).write_bytes(file.read_bytes())
+    return to / path.name
+
+
+def test_f12_a_log_tells_of_a_transaction_that_was_never_committed(
+    database: SQLite, path: Path, tmp_path: Path
+) -> None:
+    assert not interrupted(path.with_name("missing.db"))
+    put(database, "one")
+    assert not interrupted(copied(path, tmp_path / "committed"))
+    database.driver.execute("PRAGMA cache_size = 2")
+    with database.connection.begin() as transaction:
+        for number in range(100):
+            row = {"name": f"{number}", "value": "x" * 9000}
+            database.connection.execute(insert(meta), row)
+        assert interrupted(copied(path, tmp_path / "begun"))
+        transaction.rollback()
+    assert interrupted(copied(path, tmp_path / "undone"))
+    assert database.scrub()
+    put(database, "two")
+    assert not interrupted(copied(path, tmp_path / "scrubbed"))
+
+
+def test_f12_a_last_page_that_is_torn_was_never_committed(
+    database: SQLite, path: Path, tmp_path: Path
+) -> None:
+    put(database, "one")
+    whole = copied(path, tmp_path / "whole")
+    log = whole.with_name(f"{whole.name}-wal")
+    content = log.read_bytes()
+    for torn in (content[:-1], content[:-4096], content[:-1] + bytes([content[-1] ^ 1])):
+        log.write_bytes(torn)
+        assert interrupted(whole)
+    for short in (b"", content[:20], content[:32], content[:40]):
+        log.write_bytes(short)
+        assert not interrupted(whole)

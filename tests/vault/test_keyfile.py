@@ -1,5 +1,6 @@
 """The key file: one generation is always there, and an older one never comes back."""
 
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ from eph_e2ee.errors import (
     VaultTooNew,
     WrongRootKey,
 )
-from eph_e2ee.vault.keyfile import KeyFile, Payload
-from eph_e2ee.vault.keytree import KeyTree, Leaf, LeafCut, Region
+from eph_e2ee.vault.keyfile import KeyFile
+from eph_e2ee.vault.keytree import KeyTree
+from eph_e2ee.vault.paths import Leaf, LeafCut, Region
+from eph_e2ee.vault.payload import Payload
 from eph_e2ee.vault.primitives import KEY_SIZE, Secret, checksum, random_bytes, random_key
 from eph_e2ee.vault.rootkey import FileRootKey, MemoryRootKey
 from tests.support.disk import Disk
@@ -160,22 +163,35 @@ class TestFiles:
         key_file.renew(root_key, THIRD)
         assert disk.syncs == 3
 
-    def test_slots_are_overwritten_in_place_and_grow_only(
-        self, folder: Path, key_file: KeyFile, root_key: FileRootKey
+    def test_slots_are_overwritten_in_place_and_then_cut_to_size(
+        self,
+        folder: Path,
+        key_file: KeyFile,
+        root_key: FileRootKey,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         large = payload(random_bytes(50_000))
         key_file.renew(root_key, large)
         key_file.renew(root_key, large)
-        before = {path: path.stat() for path in folder.glob("keys.*")}
+        before = {path: path.stat().st_ino for path in folder.glob("keys.*")}
         old = slots(folder)
-        key_file.renew(root_key, FIRST)
-        key_file.renew(root_key, FIRST)
-        for path, found in before.items():
-            assert (path.stat().st_ino, path.stat().st_size) == (found.st_ino, found.st_size)
-            assert found.st_size % 4096 == 0
-            # Nothing of the longer payload is left behind the shorter one.
-            rest = path.read_bytes()[4096:]
-            assert not any(old[path.name][at : at + 8] in rest for at in range(4096, 50_000, 64))
+        assert {len(content) for content in old.values()} == {53_248}
+        with monkeypatch.context() as patch:
+            disk = Disk(patch)
+            key_file.renew(root_key, FIRST)
+            key_file.renew(root_key, FIRST)
+        for path, inode in before.items():
+            assert (path.stat().st_ino, path.stat().st_size) == (inode, 4096)
+        # What was longer is covered with random bytes, through to the disk, before it is cut off.
+        synced = [
+            content
+            for name, content in zip(disk.synced_names, disk.synced, strict=True)
+            if name in slots(folder)
+        ]
+        assert [len(content) for content in synced] == [53_248] * 2
+        for content, earlier in product(synced, old.values()):
+            rest = content[4096:]
+            assert not any(earlier[at : at + 8] in rest for at in range(4096, 50_000, 64))
 
     def test_nothing_is_in_clear(
         self, folder: Path, key_file: KeyFile, root_key: FileRootKey

@@ -6,7 +6,8 @@ import pytest
 
 from eph_e2ee.clock import Reading
 from eph_e2ee.errors import VaultDamaged, VaultUnavailable, WrongRootKey
-from eph_e2ee.vault.keyfile import KeyFile, Payload
+from eph_e2ee.vault.keyfile import KeyFile
+from eph_e2ee.vault.payload import Payload
 from eph_e2ee.vault.primitives import KEY_SIZE, Secret, random_key
 from eph_e2ee.vault.rootkey import FileRootKey
 from tests.support.disk import Crash, Disk
@@ -122,7 +123,7 @@ class TestCrash:
         assert KeyFile(folder).renew(root_key, FIRST) == opened.generation + 1
         assert KeyFile(folder).read(root_key.candidates()).payload == FIRST
 
-    @pytest.mark.parametrize("budget", [*SIZES, 8250, 12287, 12288, 16384, 16420, 20479])
+    @pytest.mark.parametrize("budget", [*SIZES, 8250, 12287])
     def test_making_it_can_be_repeated(
         self, folder: Path, root_key: FileRootKey, budget: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -8,18 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eph_e2ee.errors import Forgotten, LocalProtocolError, VaultDamaged
-from eph_e2ee.vault.keytree import (
+from eph_e2ee.vault.keytree import KeyTree, _Node
+from eph_e2ee.vault.paths import (
     LEAF_SIZE,
+    MAXIMUM_EPOCH,
     MAXIMUM_GROUP,
     MAXIMUM_SEQUENCE,
     Cut,
+    EpochCut,
     GroupCut,
-    KeyTree,
     Leaf,
     LeafCut,
     Region,
     UntilCut,
-    _Node,
     pack_cut,
     unpack_cut,
 )
@@ -27,39 +28,49 @@ from eph_e2ee.vault.primitives import KEY_SIZE, Secret, children
 
 ROOT = bytes(range(KEY_SIZE))
 NOW = 1_750_000_000
-FRONTIER = 96
+FRONTIER = 120
 """Nodes that the unused rest of the tree takes: at most one beside each step of a path."""
 
 GROUPS = (0, 1, 2, 5, NOW, MAXIMUM_GROUP)
 SEQUENCES = (0, 1, 2, 3, 7, MAXIMUM_SEQUENCE)
-LEAVES = tuple(Leaf(*path) for path in product(Region, GROUPS, SEQUENCES))
+EPOCHS = (0, 1, 2, MAXIMUM_EPOCH)
+LEAVES = tuple(Leaf(*path) for path in product(Region, GROUPS, SEQUENCES, EPOCHS))
 
 regions = st.sampled_from(Region)
 groups = st.sampled_from(GROUPS)
+epochs = st.sampled_from(EPOCHS)
 leaves = st.sampled_from(LEAVES)
 cuts = st.one_of(
     st.builds(LeafCut, leaves),
     st.builds(LeafCut, leaves),
-    st.builds(GroupCut, regions, groups),
-    st.builds(UntilCut, regions, groups),
+    st.builds(GroupCut, regions, groups, epochs),
+    st.builds(UntilCut, regions, groups, epochs),
+    st.builds(EpochCut, regions, epochs),
 )
 any_leaves = st.builds(
-    Leaf, regions, st.integers(0, MAXIMUM_GROUP), st.integers(0, MAXIMUM_SEQUENCE)
+    Leaf,
+    regions,
+    st.integers(0, MAXIMUM_GROUP),
+    st.integers(0, MAXIMUM_SEQUENCE),
+    st.integers(0, MAXIMUM_EPOCH),
 )
 
 
 def covers(cut: Cut, leaf: Leaf) -> bool:
     if isinstance(cut, LeafCut):
         return cut.leaf == leaf
-    same = cut.region is leaf.region
+    if cut.region is not leaf.region:
+        return False
+    if isinstance(cut, EpochCut):
+        return leaf.epoch <= cut.epoch
     if isinstance(cut, GroupCut):
-        return same and leaf.group == cut.group
-    return same and leaf.group <= cut.group
+        return (leaf.epoch, leaf.group) == (cut.epoch, cut.group)
+    return leaf.epoch == cut.epoch and leaf.group <= cut.group
 
 
 def way_down(leaf: Leaf) -> list[bytes]:
     """Return every key from the root to a leaf, taken one step at a time."""
-    path = f"{leaf.region:08b}{leaf.group:040b}{leaf.sequence:048b}"
+    path = f"{leaf.region:08b}{leaf.epoch:024b}{leaf.group:040b}{leaf.sequence:048b}"
     keys = [ROOT]
     for turn in path:
         keys.append(children(keys[-1])[int(turn)])
@@ -68,13 +79,13 @@ def way_down(leaf: Leaf) -> list[bytes]:
 
 def test_what_is_on_disk_keeps_its_meaning() -> None:
     """A fixed answer: another value here makes every existing vault unreadable."""
-    leaf = Leaf(Region.EXPIRING, NOW, 7)
+    leaf = Leaf(Region.EXPIRING, NOW, 7, epoch=3)
     tree = KeyTree.create(bytes(KEY_SIZE))
     assert (
         tree.derive(leaf).hex()
-        == "348099854ef21a1ebba53f17544d611c08aa29a0e04601b95e3af95ced7979da"
+        == "2a1757179169a967af5dad183311f3d44dd771b69b2fae1017ee4be41c499785"
     )
-    assert leaf.pack().hex() == "00" + "00684ee180" + "000000000007"
+    assert leaf.pack().hex() == "00" + "000003" + "00684ee180" + "000000000007"
 
 
 class TestAgainstAPlainSet:
@@ -144,10 +155,10 @@ class TestSize:
         for now in range(NOW, NOW + 100_000, 97):
             tree.cut(UntilCut(Region.EXPIRING, now))
             sizes.append(len(tree))
-        # The other regions' part of the tree is eight nodes.
-        assert max(sizes) - 8 <= 40
-        assert sum(sizes) / len(sizes) - 8 < 28
-        assert len(tree.export()) < 2_200
+        # The other regions' part of the tree is eight nodes, that of later epochs 24.
+        assert max(sizes) - 32 <= 40
+        assert sum(sizes) / len(sizes) - 32 < 28
+        assert len(tree.export()) < 3_200
 
     @pytest.mark.parametrize("live", [200, 1000, 5000])
     def test_ratchet_values_take_less_than_a_node_each(self, live: int) -> None:
@@ -184,7 +195,7 @@ class TestSize:
             tree.cut(LeafCut(Leaf(Region.KEPT, 1, unread[index])))
             unread[index] = sequence
             largest = max(largest, len(tree))
-        assert largest <= 470
+        assert largest <= 500
 
     def test_in_order_nothing_is_left_behind(self) -> None:
         tree = KeyTree.create(ROOT)
@@ -201,6 +212,17 @@ class TestSize:
         assert len(tree) > before + 100
         tree.cut(GroupCut(Region.KEPT, 4))
         assert len(tree) <= before
+
+    def test_an_epoch_gives_all_of_its_regions_nodes_back(self) -> None:
+        tree = KeyTree.create(ROOT)
+        for sequence in range(0, 2000, 2):
+            tree.cut(LeafCut(Leaf(Region.KEPT, 4, sequence)))
+        assert tree.scattered(Region.KEPT) > 1000
+        tree.cut(EpochCut(Region.KEPT, 0))
+        assert tree.scattered(Region.KEPT) == 24
+        assert tree.scattered(Region.RATCHET) == 1
+        assert not tree.alive(Leaf(Region.KEPT, 5, 1))
+        assert tree.alive(Leaf(Region.KEPT, 5, 1, epoch=1))
 
     def test_a_state_is_about_the_keys_themselves(self) -> None:
         tree = KeyTree.create(ROOT)
@@ -236,9 +258,9 @@ class TestMemory:
         tree = KeyTree.create(ROOT)
         tree.cut(LeafCut(Leaf(Region.KEPT, 1, 1)))
         wiped = [node for node in made if node.key == bytes(KEY_SIZE)]
-        assert len(made) == 2 * 96
-        assert len(wiped) == 96
-        assert len(tree) == 96
+        assert len(made) == 2 * 120
+        assert len(wiped) == 120
+        assert len(tree) == 120
 
     def test_nothing_derived_outlives_a_cut(self) -> None:
         tree = KeyTree.create(ROOT)
@@ -291,7 +313,7 @@ class TestPacking:
     @given(any_leaves, any_leaves)
     def test_leaves_keep_their_order(self, one: Leaf, other: Leaf) -> None:
         assert Leaf.unpack(one.pack()) == one
-        paths = [(leaf.region, leaf.group, leaf.sequence) for leaf in (one, other)]
+        paths = [(leaf.region, leaf.epoch, leaf.group, leaf.sequence) for leaf in (one, other)]
         assert (one.pack() < other.pack()) == (paths[0] < paths[1])
 
     @given(cuts)
@@ -326,7 +348,7 @@ class TestPacking:
     @pytest.mark.parametrize(
         "damaged",
         [
-            bytes([97]) + bytes(13) + ROOT,
+            bytes([121]) + bytes(16) + ROOT,
             bytes([255]) + bytes(32) + ROOT,
             bytes([1, 0x40]) + ROOT,
             bytes([1, 0]) + ROOT[:-1],
@@ -341,11 +363,14 @@ class TestPacking:
         assert len(KeyTree.load(b"")) == 0
 
     @pytest.mark.parametrize(
-        ("group", "sequence"),
-        [(-1, 0), (0, -1), (MAXIMUM_GROUP + 1, 0), (0, MAXIMUM_SEQUENCE + 1)],
+        "path",
+        [
+            *((-1, 0, 0), (0, -1, 0), (0, 0, -1)),
+            *((MAXIMUM_GROUP + 1, 0, 0), (0, MAXIMUM_SEQUENCE + 1, 0), (0, 0, MAXIMUM_EPOCH + 1)),
+        ],
     )
-    def test_what_is_out_of_range_reaches_no_other_leaf(self, group: int, sequence: int) -> None:
-        leaf = Leaf(Region.KEPT, group, sequence)
+    def test_what_is_out_of_range_reaches_no_other_leaf(self, path: tuple[int, int, int]) -> None:
+        leaf = Leaf(Region.KEPT, *path)
         tree = KeyTree.create(ROOT)
         for refused in (leaf.pack, lambda: tree.derive(leaf), lambda: tree.cut(LeafCut(leaf))):
             with pytest.raises(LocalProtocolError):

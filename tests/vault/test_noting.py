@@ -12,7 +12,7 @@ from eph_e2ee.errors import LocalProtocolError
 from eph_e2ee.model import Direction
 from eph_e2ee.protocol.lifetime import Event
 from eph_e2ee.vault import archive
-from eph_e2ee.vault.keytree import LeafCut
+from eph_e2ee.vault.paths import LeafCut
 from eph_e2ee.vault.rows import leaf_of
 from tests.vault.making import MINUTE, new_message, texts
 
@@ -40,7 +40,7 @@ def test_one_that_has_left_is_noted_unopened_as_if_it_had_been_opened(
     assert noted == replace(sent, number=other)
     vault.transact_sync(lambda tx: tx.note_sent(other, tx.now() + 10))
     assert vault.transact_sync(lambda tx: tx.entry(other)) == noted
-    vault._run_alone(vault._settle)
+    vault._run_alone(vault._keeper.settle)
     assert not vault.transact_sync(lambda tx: tx._keys.alive(old))
     assert vault.transact_sync(lambda tx: tx.entry(other)) == noted
 

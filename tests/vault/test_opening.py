@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,13 +22,14 @@ from eph_e2ee.vault import opening
 from eph_e2ee.vault.primitives import random_key
 from eph_e2ee.vault.rootkey import MemoryRootKey
 from eph_e2ee.vault.vault import Vault
+from tests.support.clock import ManualClock
 from tests.vault.making import TEXT, adding, every_byte, opened, texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.support.clock import ManualClock
+    from eph_e2ee.clock import Reading
 
 
 @pytest.fixture
@@ -107,6 +111,25 @@ def test_f44_a_database_of_another_vault_is_refused(
     assert every_byte(closed) == before
 
 
+@pytest.mark.parametrize("shift", [-1000, 1000])
+def test_f14_the_later_of_the_times_in_both_files_holds(
+    closed: Path, clock: ManualClock, shift: int
+) -> None:
+    kept = clock.reading()
+    changed = replace(kept, now=kept.now + shift)
+    with closing(sqlite3.connect(closed / "vault.db")) as connection, connection:
+        connection.execute("UPDATE meta SET value = ? WHERE name = 'clock'", (changed.to_json(),))
+    resumed: list[Reading] = []
+
+    class Watched(ManualClock):
+        def resume(self, last: Reading) -> None:
+            resumed.append(last)
+            super().resume(last)
+
+    opened(closed, Watched()).close_sync()
+    assert [reading.now for reading in resumed] == [max(kept.now, changed.now)]
+
+
 def test_a_vault_can_live_in_memory_keys_only(folder: Path, clock: ManualClock) -> None:
     root_key = MemoryRootKey()
     vault = Vault.open(folder, clock=clock, root_key=root_key)
@@ -131,7 +154,7 @@ def test_a_folder_that_others_can_enter_is_refused(tmp_path: Path, clock: Manual
         opened(tmp_path, clock)
 
 
-@pytest.mark.parametrize("name", ["Database", "KeyFile.create", "sync_folder"])
+@pytest.mark.parametrize("name", ["SQLite", "KeyFile.create", "sync_folder"])
 def test_a_making_that_was_interrupted_is_ended(
     folder: Path, clock: ManualClock, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,17 +4,21 @@ import copy
 import pickle
 
 import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eph_e2ee.errors import Forgotten, VaultDamaged
+from eph_e2ee.errors import Forgotten, LocalProtocolError, VaultDamaged, VaultUnavailable
+from eph_e2ee.vault import primitives
 from eph_e2ee.vault.primitives import (
     KEY_SIZE,
     SEAL_OVERHEAD,
     SMALLEST_BUCKET,
+    Cost,
     Secret,
     checksum,
     children,
+    derive_from_passphrase,
     descend,
     keyed_hash,
     open_sealed,
@@ -165,3 +169,43 @@ class TestPadding:
         except VaultDamaged:
             return
         assert pad(text) == data
+
+
+class TestPassphrase:
+    SALT = b"sixteen of salt!"
+
+    def test_the_derived_key_keeps_its_value(self) -> None:
+        """Another value here locks every existing vault under a passphrase."""
+        for passphrase in (b"passphrase", bytearray(b"passphrase"), Secret(b"passphrase")):
+            derived = derive_from_passphrase(passphrase, self.SALT, Cost(32, 2, 4))
+            assert (
+                derived.expose().hex()
+                == "defa316ea11926d33fb93b34eb95c8b9aac4236705feb6db1155552927334224"
+            )
+
+    def test_depends_on_the_passphrase_the_salt_and_each_part_of_the_cost(self) -> None:
+        derived = [
+            derive_from_passphrase(b"passphrase", self.SALT, Cost(16, 1, 1)),
+            derive_from_passphrase(b"Passphrase", self.SALT, Cost(16, 1, 1)),
+            derive_from_passphrase(b"passphrase", self.SALT[::-1], Cost(16, 1, 1)),
+            derive_from_passphrase(b"passphrase", self.SALT, Cost(17, 1, 1)),
+            derive_from_passphrase(b"passphrase", self.SALT, Cost(16, 2, 1)),
+            derive_from_passphrase(b"passphrase", self.SALT, Cost(16, 1, 2)),
+        ]
+        assert len({bytes(key.expose()) for key in derived}) == len(derived)
+
+    @pytest.mark.parametrize("cost", [(15, 1, 2), (8, 0, 1), (8, 65, 1), (2**21 + 1, 1, 1)])
+    def test_a_cost_out_of_its_limits_is_refused(self, cost: tuple[int, int, int]) -> None:
+        with pytest.raises(LocalProtocolError, match="limits"):
+            Cost(*cost)
+
+    @pytest.mark.parametrize("error", [MemoryError(), UnsupportedAlgorithm("no Argon2id")])
+    def test_a_machine_that_cannot_compute_it_says_so(
+        self, error: Exception, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refusing(**_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(primitives, "Argon2id", refusing)
+        with pytest.raises(VaultUnavailable):
+            derive_from_passphrase(b"passphrase", self.SALT, Cost())

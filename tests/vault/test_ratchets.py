@@ -179,18 +179,29 @@ async def test_f43_a_step_on_top_of_a_lost_one_is_refused(vault: Vault, ratchets
 async def test_f43_a_step_whose_commit_fails_is_lost(
     vault: Vault, ratchets: Ratchets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_: Vault) -> None:
+    def full() -> None:
         raise VaultUnavailable("the disk is full")
 
     await ratchets.store("chain", 1)
     changes = ratchets.take()
     with monkeypatch.context() as patch:
-        patch.setattr(type(vault), "_keep_house", full)
+        patch.setattr(vault._keeper, "_keep_house", full)
         with pytest.raises(VaultUnavailable, match="full"):
             await vault.transact(changes.write)
     await ratchets.store("other half", 1)
     with pytest.raises(VaultUnavailable, match="lost"):
         await ratchets.commit()
+
+
+async def test_f12_what_has_been_committed_keeps_no_spent_key_in_memory(
+    vault: Vault, ratchets: Ratchets
+) -> None:
+    await ratchets.store("chain", "spent sentinel")
+    changes = ratchets.take()
+    assert changes.values
+    await vault.transact(changes.write)
+    assert not changes.values
+    assert (await ratchets.load("chain")).from_just() == "spent sentinel"
 
 
 async def test_steps_may_queue_up(vault: Vault, ratchets: Ratchets) -> None:

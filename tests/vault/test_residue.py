@@ -17,7 +17,7 @@ from eph_e2ee.model import Direction, Erasure
 from eph_e2ee.protocol.lifetime import Event
 from eph_e2ee.vault.keyfile import KeyFile
 from eph_e2ee.vault.keys import Keys
-from eph_e2ee.vault.keytree import Leaf, Region
+from eph_e2ee.vault.paths import Leaf, Region
 from eph_e2ee.vault.ratchets import Ratchets
 from eph_e2ee.vault.rootkey import FileRootKey
 from tests.vault.making import (

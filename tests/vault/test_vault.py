@@ -11,12 +11,13 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 
 from eph_e2ee.errors import VaultUnavailable
 from eph_e2ee.model import Erasure, Seconds
 from eph_e2ee.protocol.lifetime import Event
-from eph_e2ee.vault import keyfile, rootkey
+from eph_e2ee.vault import keyfile, keyslots
+from eph_e2ee.vault.database import intents
 from eph_e2ee.vault.privatefile import write_through
 from tests.vault.making import (
     MINUTE,
@@ -46,13 +47,13 @@ if TYPE_CHECKING:
 def count_commits(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many works each commit had."""
     groups: list[int] = []
-    commit = vault._commit
+    commit = vault._keeper._commit
 
     def counted(group: list[Job[Any]]) -> None:
         groups.append(len(group))
         commit(group)
 
-    monkeypatch.setattr(vault, "_commit", counted)
+    monkeypatch.setattr(vault._keeper, "_commit", counted)
     return groups
 
 
@@ -178,7 +179,7 @@ def syncs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return watched
 
-    for place in (keyfile, rootkey):
+    for place in (keyfile, keyslots):
         monkeypatch.setattr(place, "write_through", counted(place.__name__, write_through))
     return done
 
@@ -199,7 +200,7 @@ async def test_forgetting_takes_one_commit_and_three_syncs_for_any_number(
     groups = count_commits(vault, monkeypatch)
     assert await vault.expire_due() is Erasure.DESTROYED
     assert groups == [1]
-    assert [place.rpartition(".")[2] for place in syncs] == ["keyfile", "rootkey", "rootkey"]
+    assert [place.rpartition(".")[2] for place in syncs] == ["keyfile", "keyslots", "keyslots"]
 
 
 async def test_settling_without_intents_writes_nothing(vault: Vault, syncs: list[str]) -> None:
@@ -222,7 +223,7 @@ async def test_a_settling_that_fails_keeps_its_intents_and_is_repeated(
             raise OSError(28, "No space left on device")
         write_through(descriptor, offset, data)
 
-    for place in (keyfile, rootkey):
+    for place in (keyfile, keyslots):
         monkeypatch.setattr(place, "write_through", refused)
     with pytest.raises(VaultUnavailable, match="No space left"):
         await vault.settle()
@@ -237,19 +238,19 @@ async def test_a_settling_that_fails_keeps_its_intents_and_is_repeated(
     again.close_sync()
 
 
-async def test_settled_intents_are_dropped_with_the_next_commit(vault: Vault, folder: Path) -> None:
-    def intents() -> int:
-        with closing(sqlite3.connect(folder / "vault.db")) as reader:
-            return int(reader.execute("SELECT count(*) FROM intents").fetchone()[0])
+async def test_settled_intents_are_dropped_with_the_next_commit(vault: Vault) -> None:
+    async def kept() -> int:
+        count = select(func.count()).select_from(intents)
+        return await vault.transact(lambda tx: int(tx.read(count).scalar_one()))
 
     number = await vault.transact(lambda tx: tx.add(new_message()).number)
     await vault.transact(lambda tx: tx.erase(number))
     await vault.settle()
-    assert intents() == 1
+    assert await kept() == 1
     await vault.transact(lambda tx: tx.value("a read drops nothing"))
-    assert intents() == 1
+    assert await kept() == 1
     await vault.transact(lambda tx: tx.add(new_message()))
-    assert intents() == 0
+    assert await kept() == 0
 
 
 async def test_the_listener_hears_of_intents_and_deadlines_on_its_loop(vault: Vault) -> None:
@@ -296,7 +297,7 @@ async def test_a_transaction_that_the_database_has_ended_fails_all_of_its_works(
 
     def ended(tx: Transaction) -> None:
         add_read(tx)
-        vault._database.driver.execute("ROLLBACK")
+        vault._keeper._database.execute_plain("ROLLBACK")
         raise ValueError("sentinel")
 
     release = await hold(vault)
