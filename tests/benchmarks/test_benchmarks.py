@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
 
 import pytest
 
-from tests.benchmarks import end_to_end, forgetting, opening, storing
+from tests.benchmarks import end_to_end, forgetting, growth, hardened, opening, storing
 from tests.benchmarks.measure import Syncs, Target, Written
 
 if TYPE_CHECKING:
@@ -57,6 +58,22 @@ def test_storing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_opening(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     opening.main(["--messages", "5", "--rounds", "1", "--folder", str(tmp_path)])
     assert targets(capsys)["opening 5 messages against none"] > 0
+
+
+def test_growth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drawn = tmp_path / "growth.svg"
+    growth.main(
+        ["--largest", "1000", "--hostile", "40", "--folder", str(tmp_path), "--svg", str(drawn)]
+    )
+    assert targets(capsys)["largest key file under the worst erasing, KiB"] >= 4
+    root = ET.fromstring(drawn.read_text("utf-8"))  # noqa: S314 -- it is our own
+    assert len(root.findall(".//{http://www.w3.org/2000/svg}polyline")) == len(growth.TITLES)
+
+
+@pytest.mark.integration
+def test_hardened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hardened.main(["--messages", "5", "--rounds", "1", "--folder", str(tmp_path)])
+    assert "rate with freed memory wiped, against without: " in capsys.readouterr().out
 
 
 def test_counters(tmp_path: Path) -> None:
