@@ -17,7 +17,7 @@ from eph_e2ee.model import BareJid, Delivery, Entry, Phase
 from eph_e2ee.protocol.lifetime import Event, Lifetime, step
 from eph_e2ee.vault.database import messages, replays
 from eph_e2ee.vault.ending import Ending
-from eph_e2ee.vault.paths import MAXIMUM_SEQUENCE, GroupCut, Leaf, Region
+from eph_e2ee.vault.paths import GroupCut, Leaf, Region
 from eph_e2ee.vault.primitives import KEY_SIZE, random_bytes
 from eph_e2ee.vault.records import MAXIMUM_KEYS
 from eph_e2ee.vault.rows import (
@@ -237,15 +237,15 @@ class Transaction(Ending):
 
     def _leaf_for(self, number: int, stands: Entry | Lifetime, conversation: Conversation) -> Leaf:
         """Return the leaf that seals a message's key: by its deadline, once it has one."""
-        region, group = Region.KEPT, conversation.kept_group
-        if stands.deadline is not None:
-            region, group = Region.EXPIRING, stands.deadline
-        return Leaf(region, group, number, self.epochs(region)[-1])
-
-    def _is_spent(self, leaf: Leaf) -> bool:
-        """Return whether a leaf was a message's that was undone, in a run of the vault before."""
-        end = Leaf(leaf.region, leaf.group, MAXIMUM_SEQUENCE, leaf.epoch)
-        return not self._keys.alive(leaf) and self._keys.alive(end)
+        if stands.deadline is None:
+            epoch = self.epochs(Region.KEPT)[-1]
+            return Leaf(Region.KEPT, conversation.kept_group, number, epoch)
+        epoch = self.epochs(Region.EXPIRING)[-1]
+        leaf = Leaf(Region.EXPIRING, stands.deadline, number, epoch)
+        while self._is_spent(leaf):
+            # It was this message's before, and is forgotten: so its key goes a second early.
+            leaf = replace(leaf, group=leaf.group - 1)
+        return leaf
 
     def _new_row(self, entry: Entry, conversation: Conversation, leaf: Leaf) -> tuple[Any, ...]:
         """Return the columns of `messages` in their order."""

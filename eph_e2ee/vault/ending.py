@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, cast
 
 from eph_e2ee.errors import Forgotten, VaultDamaged
 from eph_e2ee.model import BareJid
-from eph_e2ee.vault.paths import Region, UntilCut
+from eph_e2ee.vault.paths import MAXIMUM_SEQUENCE, Leaf, Region, UntilCut
 from eph_e2ee.vault.records import Records
-from eph_e2ee.vault.rows import DIRECTIONS, EARLIEST, LATEST_DUE, SWEEP, Gone, leaf_of
+from eph_e2ee.vault.rows import DIRECTIONS, EARLIEST, LATEST_DUE, SWEEP, Gone
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,13 @@ class Ending(Records):
     def alive_until(self, until: int) -> bool:
         """Return whether a leaf of a deadline up to `until` is in use and not forgotten yet."""
         row = self.read(LATEST_DUE, {"until": until}).first()
-        return row is not None and self._keys.alive(leaf_of(row))
+        if row is None:
+            return False
+        # The end of its group, since the row's own leaf may have been cut by itself.
+        return any(
+            self._keys.alive(Leaf(Region.EXPIRING, row.deadline, MAXIMUM_SEQUENCE, epoch))
+            for epoch in self.epochs(Region.EXPIRING)
+        )
 
     def intend_until(self, until: int) -> None:
         """Mean to forget everything with a deadline up to `until`, if that has not been done."""

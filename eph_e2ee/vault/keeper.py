@@ -129,12 +129,13 @@ class Keeper:
     def finish(self) -> None:
         """Settle and close; what the disk refuses now is done at the next opening."""
         try:
+            if self._interrupted:
+                self._begin_all()
             self.closed_with = self.settle()
             with self._database.connection.begin():
                 self._keep_house()
             self.scrub()
-            if not self._interrupted:
-                self._database.release()
+            self._database.release()
         except Exception as error:  # noqa: BLE001  any database's: the next opening does the rest
             told = reported_as(error)
             LOG.warning("the vault could not be settled at its end: %s", type(told).__name__)
@@ -157,6 +158,7 @@ class Keeper:
         effects = Effects()
         try:
             with self._database.connection.begin():
+                effects.deadlines |= self._shared.refresh()
                 for job in group:
                     self._attempt(job, effects)
                 if effects.changed:
@@ -165,10 +167,15 @@ class Keeper:
                     earliest = Transaction(self._shared).earliest_deadline()
         except BaseException as error:  # noqa: BLE001  every job hears of it; the worker goes on
             self._shared.undone()
+            self._shared.doubtful = True
             for job in group:
                 job.fail(reported_as(error))
             effects.end(committed=False)
-            self._interrupted |= bool(effects.sealed)
+            self._clock_written, self._doubted = 0.0, True
+            self.unsettled |= effects.intents
+            if effects.sealed and not self._interrupted:
+                self._interrupted = True
+                self._tell()
             return
         self._shared.committed(effects)
         self.damaged |= effects.damaged
@@ -183,6 +190,7 @@ class Keeper:
 
     def _attempt(self, job: Job[Any], effects: Effects) -> None:
         execute, transaction = self._database.execute_plain, Transaction(self._shared)
+        number, sequence = self._shared.next_number, self._shared.next_sequence
         execute("SAVEPOINT work")
         try:
             job.succeed(job.work(transaction))
@@ -190,10 +198,16 @@ class Keeper:
             job.fail(reported_as(error))
             self._shared.undone()
             transaction.effects.end(committed=False)
+            lost = transaction.effects.sealed
+            effects.sealed += lost
             # A full disk may have ended the whole transaction: then this raises, and all fail.
             execute("ROLLBACK TO SAVEPOINT work")
-            self._shared.orphans += transaction.effects.sealed
-            effects.intents |= bool(transaction.effects.sealed)
+            first = dict.fromkeys(Region, number) | {Region.RATCHET: sequence}
+            fresh = [leaf for leaf in lost if leaf.sequence >= first[leaf.region]]
+            # Others may be given out again, to the same messages: they cannot be cut one by one.
+            self._interrupted |= len(fresh) < len(lost)
+            self._shared.orphans += fresh
+            effects.intents |= bool(lost)
         else:
             effects.include(transaction.effects)
         execute("RELEASE SAVEPOINT work")
@@ -231,6 +245,7 @@ class Keeper:
         with self._database.connection.begin():
             rows = self._database.connection.execute(READ_INTENTS, {"after": self._settled}).all()
         self._shared.keys.cut(_cuts(rows))
+        self._shared.doomed.clear()
         self._shared.keys.cut(map(LeafCut, self._shared.orphans))
         return rows[-1].id if rows else self._settled
 
@@ -242,12 +257,17 @@ class Keeper:
     def reseal(self) -> bool:
         """Do one step of sealing regions anew; return whether there is more to do."""
         if self._interrupted:
-            self._transact(resealing.begin_all)
-            self._interrupted = False
+            self._begin_all()
         elif self.crowded is not None and self._reseal_region(self.crowded):
             return True
         self.crowded = self._shared.epochs.unfinished()
         return self.crowded is not None
+
+    def _begin_all(self) -> None:
+        self._transact(resealing.begin_all)
+        # What has moved already is in an epoch that is to be given up as well.
+        self._moved_to = dict.fromkeys(Region, 0)
+        self._interrupted = False
 
     def _reseal_region(self, region: Region) -> bool:
         """Do one step of sealing a region anew; return whether there is more to do."""

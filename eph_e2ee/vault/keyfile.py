@@ -155,6 +155,16 @@ class KeyFile:
         self._current = opened.generation, index
         return opened
 
+    def opens(self, root_key: RootKey) -> bool:
+        """Return whether a place opens it, or may do so once it can be read again."""
+        try:
+            self._newest(root_key.candidates())
+        except (WrongRootKey, VaultDamaged):
+            return False
+        except VaultError:
+            return True
+        return True
+
     def renew(self, root_key: RootKey, payload: Payload) -> int:
         """Write the next generation under a fresh root key, replace the root key, and return.
 

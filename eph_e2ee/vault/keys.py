@@ -118,16 +118,9 @@ class Keys:
         try:
             self._generation = self._key_file.change(old, new, self._current())
         except VaultError:
-            self._root_key = old if self._opens(old) else new
+            self._root_key = old if self._key_file.opens(old) else new
             raise
         self._root_key = new
-
-    def _opens(self, place: RootKey) -> bool:
-        try:
-            self._key_file.read(place.candidates())
-        except VaultError:
-            return False
-        return True
 
     def _current(self) -> Payload:
         return replace(self._payload, tree=self._tree.export(), reading=self._clock.reading())

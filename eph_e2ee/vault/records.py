@@ -5,7 +5,7 @@ forgotten as a message is (F12).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from sqlalchemy import (
     CursorResult,
@@ -23,7 +23,7 @@ from eph_e2ee.errors import VaultDamaged
 from eph_e2ee.model import BareJid
 from eph_e2ee.vault.database import conversations, intents, meta, state
 from eph_e2ee.vault.epochs import Epochs
-from eph_e2ee.vault.paths import Cut, Leaf, LeafCut, Region, pack_cut
+from eph_e2ee.vault.paths import MAXIMUM_SEQUENCE, Cut, Leaf, LeafCut, Region, pack_cut
 from eph_e2ee.vault.primitives import pad, unpad
 from eph_e2ee.vault.shared import SEQUENCE, Conversation, Effects, Shared
 
@@ -157,10 +157,12 @@ class Records:
 
     def intend(self, cuts: Iterable[Cut]) -> None:
         """Write down what the next settling is to forget."""
+        meant = list(cuts)
         rows = [
-            (number, pack_cut(cut)) for number, cut in enumerate(cuts, self._shared.next_intent)
+            (number, pack_cut(cut)) for number, cut in enumerate(meant, self._shared.next_intent)
         ]
         if rows:
+            self._shared.doomed.update(each.leaf for each in meant if _may_return(each))
             self._shared.next_intent += len(rows)
             self.insert_many(intents, rows)
             self.effects.intents = True
@@ -222,14 +224,27 @@ class Records:
     def new_leaves(self, count: int, epoch: int | None = None) -> list[Leaf]:
         """Return leaves for values that have never been used, not even before a crash."""
         shared = self._shared
-        start, end = shared.next_sequence, shared.next_sequence + count
+        current = self.epochs(Region.RATCHET)[-1] if epoch is None else epoch
+        leaves: list[Leaf] = []
+        end = shared.next_sequence
+        while len(leaves) < count:
+            leaf = value_leaf(end, current)
+            end += 1
+            if not self._is_spent(leaf):
+                leaves.append(leaf)
         if end > shared.reserved:
             value = str(end + SEQUENCE_BLOCK)
             self.change(CHANGE_META, {"of": SEQUENCE, "new_value": value})
             shared.reserved = end + SEQUENCE_BLOCK
         shared.next_sequence = end
-        current = self.epochs(Region.RATCHET)[-1] if epoch is None else epoch
-        return [value_leaf(sequence, current) for sequence in range(start, end)]
+        return leaves
+
+    def _is_spent(self, leaf: Leaf) -> bool:
+        """Return whether a leaf has been a row's before, and is forgotten or about to be."""
+        if leaf in self._shared.doomed:
+            return True
+        end = Leaf(leaf.region, leaf.group, MAXIMUM_SEQUENCE, leaf.epoch)
+        return not self._keys.alive(leaf) and self._keys.alive(end)
 
     # Conversations.
 
@@ -284,11 +299,19 @@ class Records:
         group = self._shared.next_group
         self._shared.next_group += 1
         self.change(MOVE_CONVERSATION, {"of": conversation.number, "group": group})
+        # Another work of the same commit must not find the group that is cut.
+        self._shared.by_jid.pop(conversation.jid, None)
+        self._shared.by_number.pop(conversation.number, None)
         self._known(Conversation(conversation.number, conversation.jid, group))
 
     def _known(self, conversation: Conversation) -> Conversation:
         self.effects.conversations.append(conversation)
         return conversation
+
+
+def _may_return(cut: Cut) -> TypeGuard[LeafCut]:
+    """Return whether a cut is of a leaf that its message can be moved to once more."""
+    return isinstance(cut, LeafCut) and cut.leaf.region is Region.EXPIRING
 
 
 def value_leaf(sequence: int, epoch: int) -> Leaf:

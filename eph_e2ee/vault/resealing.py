@@ -179,9 +179,11 @@ def _resealed(
 ) -> bytes | None:
     """Return a row's secret under another leaf; None when its own does not open it."""
     try:
-        return transaction.seal(new, transaction.open(old, sealed, kind), kind)
+        secret = transaction.open(old, sealed, kind)
     except Forgotten:  # it is due, and its row has not been swept yet
         return None
     except VaultDamaged:
         LOG.warning("a row of the vault does not open, and is not sealed anew")
         return None
+    # A new leaf that is forgotten is an error: the old one is about to be cut.
+    return transaction.seal(new, secret, kind)

@@ -89,6 +89,7 @@ class Shared:
         epochs: which epochs of the key tree are in use.
         orphans: leaves of works that were undone. What they sealed may stand in a file for all
             that, so that they are to be forgotten with the next settling.
+        doomed: leaves of deadlines that the next settling forgets: nothing may be sealed there.
     """
 
     def __init__(self, database: Database, keys: Keys, clock: Clock) -> None:
@@ -97,6 +98,7 @@ class Shared:
         self.keys = keys
         self.clock = clock
         self.orphans: list[Leaf] = []
+        self.doomed: set[Leaf] = set()
         self._plain: dict[Executable, str] = {}
         self.by_jid: dict[BareJid, Conversation] = {}
         self.by_number: dict[int, Conversation] = {}
@@ -105,7 +107,19 @@ class Shared:
         self.next_group = 1 + self._greatest(conversations.c.kept_group)
         text = connection.execute(READ_META, {"wanted": SEQUENCE}).scalar_one()
         self.next_sequence = self.reserved = self._reserved = int(text)
-        self.epochs = Epochs.from_json(connection.execute(READ_META, {"wanted": EPOCHS}).scalar())
+        self.doubtful = True
+        self.refresh()
+
+    def refresh(self) -> bool:
+        """After a commit of unknown outcome read again what it may have changed."""
+        if not self.doubtful:
+            return False
+        self.by_jid.clear()
+        self.by_number.clear()
+        row = self.connection.execute(READ_META, {"wanted": EPOCHS}).scalar()
+        self.epochs = Epochs.from_json(row)
+        self.doubtful = False
+        return True
 
     def _greatest(self, column: Any) -> int:
         return self.connection.execute(select(func.max(column))).scalar() or 0

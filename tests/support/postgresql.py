@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import psycopg
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
 
 __all__ = ["PostgreSQLError", "Server", "Site"]
@@ -87,12 +88,14 @@ class Server:
     """One server: `start` it, `restart` it with its data, `close` it; or use it in a `with`.
 
     Attributes:
+        settings: of the server, those of `SETTINGS` and others.
         port: where it listens on loopback.
         password: of its superuser.
         data: the data directory.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Mapping[str, str] | None = None) -> None:
+        self.settings = SETTINGS | dict(settings or {})
         self.folder = Path(tempfile.mkdtemp(prefix="postgresql-"))
         self.data = self.folder / "data"
         self.password = secrets.token_hex(16)
@@ -173,7 +176,7 @@ class Server:
         self.port = self.port or _free_port()
         command = [self._program("postgres"), "-D", str(self.data), "-p", str(self.port)]
         command += ["-k", str(self.folder)]
-        for name, value in SETTINGS.items():
+        for name, value in self.settings.items():
             command += ["-c", f"{name}={value.strip(chr(39))}"]
         with self._log.open("ab") as log:
             self._keeper = subprocess.Popen(
