@@ -136,11 +136,12 @@ def after_crash(home: Path, expected: Expected, rows: Sequence[Row]) -> list[str
     try:
         alive, findings = vault.transact_sync(lambda tx: _look(tx, expected))
         values = vault.transact_sync(lambda tx: {key: tx.value(key) for key in expected.values})
+        # Before it is closed: closing may seal everything anew.
+        for keys in all_keys(home, [place]):
+            findings += _opened_wrongly(keys, rows, alive, set(filter(None, values.values())))
     finally:
         vault.close_sync()
     findings += _values_wrong(values, expected)
-    for keys in all_keys(home, [place]):
-        findings += _opened_wrongly(keys, rows, alive, set(filter(None, values.values())))
     return findings
 
 
