@@ -16,6 +16,7 @@ from eph_e2ee.commands import places
 from eph_e2ee.vault.database import messages
 from eph_e2ee.vault.vault import Vault
 from tests.support.clock import ManualClock, ManualSource
+from tests.support.keyring import Keyring
 from tests.support.operating import arguments, identity, run, with_vault
 from tests.vault.making import PETER, ROSA, TEXT, texts
 
@@ -179,22 +180,6 @@ def test_a_change_that_was_cut_short_is_finished(
     assert run(capsys, "vault", "info", str(folder), *known)[0] == 0
     assert run(capsys, *to, str(tmp_path / "one"), *known)[0] == 0
     assert not (folder / "root.key").exists()
-
-
-class Keyring:
-    """A keyring that is a dictionary."""
-
-    def __init__(self) -> None:
-        self.items: dict[tuple[str, str], str] = {}
-
-    def get_password(self, service: str, username: str) -> str | None:
-        return self.items.get((service, username))
-
-    def set_password(self, service: str, username: str, password: str) -> None:
-        self.items[service, username] = password
-
-    def delete_password(self, service: str, username: str) -> None:
-        del self.items[service, username]
 
 
 def test_a_root_key_in_the_keyring(

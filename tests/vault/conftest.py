@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -10,9 +11,10 @@ import pytest
 from eph_e2ee.vault.vault import Vault
 from tests.support.clock import ManualClock
 from tests.support.postgresql import Server, Site
+from tests.support.replay import fast_folders
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 ENGINES: Final = ("sqlite", "postgresql")
@@ -100,3 +102,21 @@ def vault(folder: Path, clock: ManualClock) -> Iterator[Vault]:
     vault = Vault.open(folder, clock=clock)
     yield vault
     vault.close_sync()
+
+
+@pytest.fixture
+def tell(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+    """Write a line of counts where people see it."""
+
+    def say(line: str) -> None:
+        with capsys.disabled():
+            sys.stdout.write(f"\n{line}\n")
+
+    return say
+
+
+@pytest.fixture
+def fast_folder(tmp_path: Path) -> Iterator[Path]:
+    """Where thousands of vaults can be opened in turn."""
+    with fast_folders(tmp_path) as folder:
+        yield folder

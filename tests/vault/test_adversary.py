@@ -10,7 +10,6 @@ import asyncio
 import random
 import shutil
 import sqlite3
-import sys
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -38,17 +37,6 @@ if TYPE_CHECKING:
 RECORDS, RECORDS_AT_LENGTH = 1_500, 10_000
 
 NAMES = [ROSA, PETER, *(f"key-{number}" for number in range(41))]
-
-
-@pytest.fixture
-def tell(capsys: pytest.CaptureFixture[str]) -> Tell:
-    """Write a line of counts where people see it."""
-
-    def say(line: str) -> None:
-        with capsys.disabled():
-            sys.stdout.write(f"\n{line}\n")
-
-    return say
 
 
 @pytest.fixture(scope="module")

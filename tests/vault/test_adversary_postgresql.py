@@ -7,7 +7,6 @@ attacker has not got is the earlier contents of the root key's file.
 from __future__ import annotations
 
 import random
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -37,17 +36,6 @@ if TYPE_CHECKING:
 RECORDS, RECORDS_AT_LENGTH, RECORDS_OF_A_MISTAKE = 500, 10_000, 80
 
 NAMES = [ROSA, PETER, *(f"key-{number}" for number in range(41))]
-
-
-@pytest.fixture
-def tell(capsys: pytest.CaptureFixture[str]) -> Tell:
-    """Write a line of counts where people see it."""
-
-    def say(line: str) -> None:
-        with capsys.disabled():
-            sys.stdout.write(f"\n{line}\n")
-
-    return say
 
 
 @pytest.fixture(scope="module")

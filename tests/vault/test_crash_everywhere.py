@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.replay import Contents, fast_folders, materialise
+from tests.support.replay import Contents, materialise
 from tests.support.trace import (
     Create,
     Mark,
@@ -40,7 +39,7 @@ from tests.vault.crashing import (
 from tests.vault.watching import leaks_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     Tell = Callable[[str], None]
@@ -53,24 +52,6 @@ RENEWAL = 3
 
 KILLS = {"pwrite64": 9, "fsync": 5, "fdatasync": 4, "ftruncate": 2, "unlink": 2, "rename": 1}
 """Real processes that are killed, by the call that they are killed at."""
-
-
-@pytest.fixture
-def fast_folder(tmp_path: Path) -> Iterator[Path]:
-    """Where thousands of vaults can be opened in turn."""
-    with fast_folders(tmp_path) as folder:
-        yield folder
-
-
-@pytest.fixture
-def tell(capsys: pytest.CaptureFixture[str]) -> Tell:
-    """Write a line of counts where people see it."""
-
-    def say(line: str) -> None:
-        with capsys.disabled():
-            sys.stdout.write(f"\n{line}\n")
-
-    return say
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from eph_e2ee.vault.passphrase import PassphraseRootKey
 from eph_e2ee.vault.primitives import Cost
 from eph_e2ee.vault.rootkey import FileRootKey, MemoryRootKey
 from eph_e2ee.vault.vault import Vault
+from tests.support.keyring import Keyring
 from tests.vault.making import adding, opened, texts
 
 if TYPE_CHECKING:
@@ -30,22 +31,6 @@ if TYPE_CHECKING:
     from tests.support.postgresql import Site
 
 CHEAP = Cost(64, 1, 1)
-
-
-class Keyring:
-    """A keyring that is a dictionary."""
-
-    def __init__(self) -> None:
-        self.items: dict[tuple[str, str], str] = {}
-
-    def get_password(self, service: str, username: str) -> str | None:
-        return self.items.get((service, username))
-
-    def set_password(self, service: str, username: str, password: str) -> None:
-        self.items[service, username] = password
-
-    def delete_password(self, service: str, username: str) -> None:
-        del self.items[service, username]
 
 
 def made(folder: Path, clock: ManualClock, **options: Any) -> None:

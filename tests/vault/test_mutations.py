@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.replay import fast_folders
 from tests.support.trace import Mark
 from tests.vault import mutations
 from tests.vault.checking import exchanged
@@ -15,18 +14,10 @@ from tests.vault.making import PETER, ROSA
 from tests.vault.watching import attack, guessed_names, live, repeated_nonces
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 RECORDS = 80
 """Enough for every mistake to show."""
-
-
-@pytest.fixture
-def fast_folder(tmp_path: Path) -> Iterator[Path]:
-    """Where thousands of vaults can be opened in turn."""
-    with fast_folders(tmp_path) as folder:
-        yield folder
 
 
 def first_findings(folder: Path, mutation: str, *, power: bool) -> list[str]:
