@@ -115,8 +115,8 @@ def run_hardened(command: Sequence[str]) -> NoReturn:
     _end_core_dumps()
     sys.stdout.flush()
     sys.stderr.flush()
-    # The program is what the user has asked for.
-    os.execvpe(command[0], list(command), hardened_environment(os.environ))  # noqa: S606
+    environment = hardened_environment(os.environ)
+    os.execvpe(command[0], list(command), environment)  # noqa: S606  it is what the user asked for
 
 
 def wipe_stack() -> None:

@@ -142,7 +142,7 @@ def test_a_process_of_the_same_user_cannot_read_the_memory(first: str) -> None:
 
 def ptrace_scope() -> str:
     try:
-        with open("/proc/sys/kernel/yama/ptrace_scope", encoding="ascii") as scope:  # noqa: PTH123
+        with open("/proc/sys/kernel/yama/ptrace_scope", encoding="ascii") as scope:  # noqa: PTH123  a device
             return scope.read().strip()
     except OSError:
         return ""

@@ -214,7 +214,7 @@ def translated() -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # the database's have no common root; any other goes on as it is
         if isinstance(found := reported_as(error), VaultError):
             raise found from None
         raise

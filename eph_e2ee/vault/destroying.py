@@ -52,7 +52,7 @@ class Held(enum.Enum):
     """Where a root key is, as far as the folder tells."""
 
     FILE = "root.key"
-    PASSPHRASE = "root.passphrase"  # noqa: S105  the name of a file
+    PASSPHRASE = "root.passphrase"  # noqa: S105  the name of a file, and no passphrase
 
 
 def is_vault(folder: Path) -> bool:
@@ -145,7 +145,7 @@ def _connected(folder: Path, schema: str | None, address: str | URL | None) -> P
         if not is_begun(folder):
             server.close()
             raise
-    except BaseException:
+    except BaseException:  # whatever it is, nobody else would close it
         server.close()
         raise
     return server

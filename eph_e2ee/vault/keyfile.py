@@ -6,7 +6,7 @@ After a crash the newest generation that a root key candidate opens is the curre
 
     magic (8 bytes) | format (2) | generation (8) | length (4) | checksum (16) | sealed | random
 
-Steps 2 and 3 of the one safe order, which stands in `vault.py`.
+Steps 2 and 3 of the one safe order, which stands in `keeper.py`.
 """
 
 import enum

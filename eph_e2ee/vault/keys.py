@@ -1,7 +1,7 @@
 """The keys of an open vault: the tree, and how a changed tree reaches the disk.
 
-`Keys.forget` is steps 2 and 3 of the one safe order (`vault.py`). It can be stopped
-anywhere, by an error or by the end of the process, and be called again.
+`Keys.cut` and `Keys.write` are steps 2 and 3 of the one safe order (`keeper.py`). Writing can be
+stopped anywhere, by an error or by the end of the process, and be done again.
 """
 
 from collections.abc import Iterable
@@ -79,15 +79,6 @@ class Keys:
     def generation(self) -> int:
         """Which generation of the key file is current: one more with each writing."""
         return self._generation
-
-    def forget(self, cuts: Iterable[Cut]) -> None:
-        """Cut the tree, and see to it that no earlier state of it can be opened again.
-
-        Raises:
-            VaultError: as for `write`.
-        """
-        self.cut(cuts)
-        self.write()
 
     def cut(self, cuts: Iterable[Cut]) -> None:
         """Forget in memory only; `write` is to follow."""

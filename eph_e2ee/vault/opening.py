@@ -229,7 +229,7 @@ class _AtAddress(_Home):
         database = PostgreSQL(self._address, schema)
         try:
             database.examine()
-        except BaseException:
+        except BaseException:  # whatever it is, nobody else would close it
             database.close()
             raise
         return database

@@ -293,7 +293,7 @@ class PostgreSQL(Database):
             self._check_owner(driver)
             _make_durable(driver)
             driver.autocommit = False
-        except BaseException:
+        except BaseException:  # also a cancelled one must not stay open
             driver.close()
             raise
 
@@ -316,7 +316,7 @@ class PostgreSQL(Database):
         number = int.from_bytes(digest[:8], "big", signed=True)
         try:
             driver.execute("SELECT pg_advisory_lock(%s)", (number,))
-        except Exception as error:
+        except Exception as error:  # psycopg is an extra: its errors are known by their code
             if getattr(error, "sqlstate", None) != LOCK_NOT_AVAILABLE:
                 raise
             raise VaultInUse(

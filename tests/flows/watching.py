@@ -68,7 +68,7 @@ class Watch:
         async with asyncio.timeout(10):
             for _ in range(3):
                 await self.vault.transact(lambda _: None)
-                while self.expiry._woken.is_set() and not self.task.done():  # noqa: ASYNC110
+                while self.expiry._woken.is_set() and not self.task.done():  # noqa: ASYNC110 -- a state
                     await asyncio.sleep(0)
                 for _ in range(20):
                     await asyncio.sleep(0)

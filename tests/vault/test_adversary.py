@@ -103,7 +103,7 @@ def test_f2_an_open_reader_keeps_old_pages_and_none_of_them_opens(tmp_path: Path
 def rows_of(connection: sqlite3.Connection) -> list[Row]:
     """The messages that a reader sees."""
     names = [column.name for column in messages.columns]
-    found = connection.execute(f"SELECT {', '.join(names)} FROM {messages.name}")  # noqa: S608
+    found = connection.execute(f"SELECT {', '.join(names)} FROM {messages.name}")  # noqa: S608  ours
     return [Row(messages.name, dict(zip(names, values, strict=True)), 0) for values in found]
 
 

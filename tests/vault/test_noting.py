@@ -65,6 +65,6 @@ def test_one_whose_key_has_been_destroyed_is_gone_whatever_its_row_says(vault: V
     outgoing = new_message(direction=Direction.OUTGOING)
     number = vault.transact_sync(lambda tx: tx.add(outgoing).number)
     leaf = vault.transact_sync(lambda tx: leaf_of(tx._existing(number)))
-    vault.transact_sync(lambda tx: tx._keys.forget([LeafCut(leaf)]))
+    vault.run_alone_sync(lambda keeper: keeper.keys.cut([LeafCut(leaf)]))
     vault.transact_sync(lambda tx: tx.note_sent(number, tx.now()))
     assert texts(vault) == [None]
