@@ -16,6 +16,8 @@ from eph_e2ee.errors import (
 )
 from eph_e2ee.message import Message
 from eph_e2ee.model import (
+    CatchUp,
+    Delivered,
     Delivery,
     Direction,
     Erasure,
@@ -42,8 +44,10 @@ __all__ = [
     "XEP_0384",
     "XEP_0420",
     "XEP_0466",
+    "CatchUp",
     "Chat",
     "Cost",
+    "Delivered",
     "Delivery",
     "Direction",
     "EphemeralError",

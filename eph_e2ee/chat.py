@@ -8,28 +8,46 @@ Events, in slixmpp's manner, each with one value:
     ephemeral_message        `Message`: somebody, or another device of ours, has written
     ephemeral_expired        `model.Expired`: a message has disappeared
     ephemeral_timer_changed  `model.TimerChange`: a conversation's timer is another one
+    ephemeral_delivery       `model.Delivered`: how far a message of ours came
+    ephemeral_catch_up       `model.CatchUp`: how far the archive has been read
     ephemeral_unsupported    `model.Unsupported`: devices that a message did not reach
     ephemeral_rejected       `model.Rejection`: something arrived that was not taken
 """
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal, Self
 from xml.etree.ElementTree import Element
 
+from eph_e2ee.catchup import CatchingUp
 from eph_e2ee.clock import Clock
 from eph_e2ee.conversations import Conversations
 from eph_e2ee.errors import LocalProtocolError
 from eph_e2ee.expiry import Expiry
 from eph_e2ee.incoming import Incoming, Received
+from eph_e2ee.letters import Letters
 from eph_e2ee.message import Message, delta
-from eph_e2ee.model import Content, DeviceId, Entry, Erasure, Expired, Legacy, Seconds
+from eph_e2ee.model import (
+    BareJid,
+    Content,
+    DeviceId,
+    Entry,
+    Erasure,
+    Expired,
+    Legacy,
+    Phase,
+    Seconds,
+)
+from eph_e2ee.notices import Notices
 from eph_e2ee.outgoing import AGREED, Agreed, Draft, Outgoing
 from eph_e2ee.protocol import lifetime, xml
 from eph_e2ee.protocol.capability import Capability
 from eph_e2ee.protocol.ephemeral import checked_timer
+from eph_e2ee.reading import Reading
+from eph_e2ee.vault.archive import Transaction
 from eph_e2ee.vault.ratchets import Ratchets
 from eph_e2ee.vault.rootkey import RootKey
 from eph_e2ee.vault.vault import Vault
@@ -59,6 +77,10 @@ def attach(  # noqa: PLR0913 -- all but one by name, and all but two have a defa
     database: str | None = None,
     clock: Clock | None = None,
     unread_cap: timedelta | None = None,
+    receipts: bool = False,
+    carbons: bool = True,
+    catch_up: bool = True,
+    displayed_sync: bool = True,
 ) -> "Chat":
     """Give a client end-to-end encrypted messages that disappear. Call it before it connects.
 
@@ -76,6 +98,12 @@ def attach(  # noqa: PLR0913 -- all but one by name, and all but two have a defa
         clock: the clock that deadlines are measured by; by default the system's.
         unread_cap: how long messages with a timer are kept that nobody reads, in the timer's range
             and counted from their arrival. None keeps them until they are read.
+        receipts: whether peers are asked for receipts and markers and get them (XEP-0184,
+            XEP-0333), in envelopes. Our own other devices are always told what was read.
+        carbons: whether the server is asked for copies of what our other devices send and get.
+        catch_up: whether the archive is read at the beginning of each session.
+        displayed_sync: whether the server is told, and believed, how far conversations were read
+            (XEP-0490). It could start timers with that, though none below five seconds.
 
     Raises:
         LocalProtocolError: the client has an XEP-0384 plugin, the timer or the cap is out of range,
@@ -90,10 +118,24 @@ def attach(  # noqa: PLR0913 -- all but one by name, and all but two have a defa
         account = Account.attached(
             client, Ratchets(opened), blind_trust=trust == "btbv", now=clock.now
         )
-        return Chat(account, opened, clock, default, legacy=policy, unread_cap=cap)
+        options = Options(default, policy, cap, receipts, carbons, catch_up, displayed_sync)
+        return Chat(account, opened, clock, options)
     except BaseException:
         opened.close_sync()
         raise
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `attach` was asked for; see there."""
+
+    default: Seconds | None
+    legacy: Legacy
+    unread_cap: Seconds | None
+    receipts: bool
+    carbons: bool
+    catch_up: bool
+    displayed_sync: bool
 
 
 class Chat:
@@ -103,27 +145,40 @@ class Chat:
     change is made wholly or not at all.
     """
 
-    def __init__(
-        self,
-        account: Account,
-        vault: Vault,
-        clock: Clock,
-        default: Seconds | None,
-        *,
-        legacy: Legacy,
-        unread_cap: Seconds | None = None,
-    ) -> None:
+    def __init__(self, account: Account, vault: Vault, clock: Clock, options: Options) -> None:
         self._account = account
         self._vault = vault
         self._clock = clock
-        self._conversations = Conversations(vault, default)
-        self._outgoing = Outgoing(account, vault, self._conversations, clock, legacy=legacy)
-        self._incoming = Incoming(
-            account, vault, self._conversations, clock, self._deliver, unread_cap=unread_cap
+        self._options = options
+        self._conversations = Conversations(vault, options.default)
+        self._outgoing = Outgoing(
+            account,
+            vault,
+            self._conversations,
+            clock,
+            legacy=options.legacy,
+            receipts=options.receipts,
         )
-        self._expiry = Expiry(vault, self._outgoing, clock, self._expired, account.server)
-        self._forgetting = account.start(self._expiry.run())
-        account.listen(self._incoming.accept)
+        letters = Letters(account, self._conversations, clock, unread_cap=options.unread_cap)
+        notices = Notices(account, vault, clock, believing=options.displayed_sync)
+        notices.on_bounced = self._outgoing.came_back
+        self._incoming = Incoming(account, vault, self._conversations, letters, notices)
+        self._incoming.on_message = self._deliver
+        self._reading = Reading(
+            account,
+            vault,
+            self._outgoing,
+            receipts=options.receipts,
+            places=options.displayed_sync,
+        )
+        self._catching_up = CatchingUp(account, vault, self._incoming, notices, clock)
+        self._reading.backlog = lambda: self._catching_up.own
+        gathering = (self._outgoing, self._catching_up)
+        self._expiry = Expiry(vault, gathering, clock, self._expired, account.server)
+        self._tasks = [account.start(self._expiry.run()), account.start(self._reading.run())]
+        account.lifecycle.on_session = self._session_begun
+        account.lifecycle.on_joined = self._joined
+        account.listen(self._incoming.accept, notices)
 
     async def __aenter__(self) -> Self:
         return self
@@ -206,7 +261,7 @@ class Chat:
             VaultError: the archive cannot be read.
         """
         peer = bare(jid)
-        await self._outgoing.note_what_left()
+        await self._outgoing.note()
         entries = await self._vault.transact(lambda vault: vault.entries(peer, before, limit))
         return [Message(self, entry) for entry in entries]
 
@@ -222,7 +277,11 @@ class Chat:
         wanted, before = text.casefold(), None
         while len(found) < limit:
             page = await self.history(jid, before=before, limit=PAGE)
-            found += [message for message in page if wanted in (message.body or "").casefold()]
+            found += [
+                message
+                for message in page
+                if message.body is not None and wanted in message.body.casefold()
+            ]
             if len(page) < PAGE:
                 break
             before = page[-1].number
@@ -234,7 +293,7 @@ class Chat:
         Raises:
             VaultError: the archive cannot be read.
         """
-        await self._outgoing.note_what_left()
+        await self._outgoing.note()
         entries = await self._vault.transact(lambda vault: vault.unsent())
         return [Message(self, entry) for entry in entries]
 
@@ -262,21 +321,33 @@ class Chat:
             What became of erasures that were still gathered.
         """
         self._account.stop_listening()
+        await self._catching_up.stop()
         await self._incoming.stop()
-        self._forgetting.cancel()
-        await asyncio.gather(self._forgetting, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._account.detach()
         await self._expiry.note()
+        await self._reading.close()
         return await self._vault.close()
 
     # -- for `Message` -------------------------------------------------------------------------
 
-    async def start_timer(self, number: int) -> Entry:
+    async def start_timer(self, entry: Entry) -> Entry:
         """Have a message's own timer run from now, unless it runs already."""
         now = self._clock.now()
-        return await self._vault.transact(
-            lambda vault: vault.apply(number, lifetime.Event.READ, now)
-        )
+
+        def work(vault: Transaction) -> tuple[bool, Entry]:
+            before = vault.standings(entry.conversation, entry.number, 1)
+            unread = any(
+                each.number == entry.number and each.phase is Phase.UNREAD for each in before
+            )
+            return unread, vault.apply(entry.number, lifetime.Event.READ, now)
+
+        news, read = await self._vault.transact(work)
+        if news:
+            self._reading.note_read(read, now)
+        return read
 
     async def send_again(self, entry: Entry, content: Content) -> Entry | None:
         """Send what the archive holds under the id that it was given first."""
@@ -291,7 +362,21 @@ class Chat:
             )
         )
 
+    def _session_begun(self, new: bool) -> None:  # noqa: FBT001 -- a fact, no switch
+        if new:
+            options = self._options
+            self._catching_up.begin(carbons=options.carbons, archive=options.catch_up)
+        self._reading.wake()
+
+    def _joined(self, room: BareJid) -> None:
+        if self._options.catch_up:
+            self._catching_up.joined(room)
+
     def _deliver(self, received: Received) -> None:
+        if received.entry is None:
+            return
+        if received.wants_receipt:
+            self._reading.note_received(received.entry)
         message = Message(self, received.entry, received.findings, received.encrypted_with)
         self._account.emit("ephemeral_message", message)
 

@@ -1,7 +1,6 @@
 """The timer setting of each conversation, between the vault and the two flows."""
 
 from collections import OrderedDict
-from dataclasses import replace
 
 from eph_e2ee.model import BareJid, Seconds
 from eph_e2ee.protocol.agreement import Agreement
@@ -35,18 +34,17 @@ class Conversations:
         known = self._remembered.get(conversation)
         if known is None:
             text = await self._vault.transact(lambda vault: vault.value(_key(conversation)))
-            known = Agreement(timer=self._default) if text is None else Agreement.from_json(text)
+            known = Agreement(default=self._default) if text is None else Agreement.from_json(text)
             self._remember(conversation, known)
         return known
 
     def change(self, conversation: BareJid, old: Agreement, new: Agreement) -> str | None:
         """Make `new` the setting; what has to be written with the same commit, or None.
 
-        Stamps alone are not worth a write: after a restart a replayed announcement is known by its
-        message's id.
+        Repetitions alone are not worth a write.
         """
         self._remember(conversation, new)
-        return None if _without_stamps(old) == _without_stamps(new) else new.to_json()
+        return None if new == old or new.lasting == old.lasting else new.to_json()
 
     def forget(self, conversation: BareJid) -> None:
         """Read the setting again: the commit that held it has failed."""
@@ -67,7 +65,3 @@ class Conversations:
 
 def _key(conversation: BareJid) -> str:
     return f"agreement:{conversation}"
-
-
-def _without_stamps(setting: Agreement) -> Agreement:
-    return replace(setting, heard=tuple(replace(heard, stamp=0.0) for heard in setting.heard))

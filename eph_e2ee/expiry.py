@@ -6,7 +6,7 @@ its rows hold. Only a leap of the wall clock that `clock.py` holds back waits fo
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from eph_e2ee.clock import MAXIMUM_NAP, Clock
@@ -28,17 +28,21 @@ ASK_AGAIN: Final = 60.0
 """Seconds until a server that did not settle a doubt of the clock is asked again."""
 
 
-class Left(Protocol):
-    """Messages that have left, and whose timers are to be started."""
+class Gathering(Protocol):
+    """Something that is written down at leisure: timers of what has left, say."""
 
-    on_left: Callable[[], None]
+    on_gathered: Callable[[], None]
 
     @property
     def has_unnoted(self) -> bool:
-        """Whether there are any."""
+        """Whether there is anything."""
 
-    async def note_what_left(self) -> None:
-        """Start their timers."""
+    async def note(self) -> None:
+        """Write it down.
+
+        Raises:
+            VaultError: it stays, for the next time.
+        """
 
 
 class TimeServer(Protocol):
@@ -56,13 +60,13 @@ class Expiry:
     def __init__(
         self,
         vault: Vault,
-        outgoing: Left,
+        gathering: Sequence[Gathering],
         clock: Clock,
         tell: Callable[[Expired], None],
         server: TimeServer,
     ) -> None:
         self._vault = vault
-        self._outgoing = outgoing
+        self._gathering = gathering
         self._clock = clock
         self._tell = tell
         self._server = server
@@ -73,7 +77,8 @@ class Expiry:
     async def run(self) -> None:
         """Forget what is due, whenever it is; until it is cancelled."""
         self._vault.on_change = self._woken.set
-        self._outgoing.on_left = self._woken.set
+        for each in self._gathering:
+            each.on_gathered = self._woken.set
         self._server.on_session = self._session.set
         async with asyncio.TaskGroup() as tasks:
             settling = tasks.create_task(self._settle_doubts())
@@ -106,11 +111,15 @@ class Expiry:
             return Erasure.PENDING
 
     async def note(self) -> None:
-        """Note what has left, for the last time; the next opening does what the disk refuses."""
+        """Note what was gathered, now; the next opening does what the disk refuses."""
         try:
-            await self._outgoing.note_what_left()
+            await self._note()
         except VaultError as error:
             log.warning("the vault could not be written: %s", type(error).__name__)
+
+    async def _note(self) -> None:
+        for each in self._gathering:
+            await each.note()
 
     async def _settle_doubts(self) -> None:
         """Ask the server whenever a session begins, or a doubt arises during one."""
@@ -136,13 +145,13 @@ class Expiry:
         """Do what is due; when to look again, None for when something changes."""
         if self._is_due(self._vault.earliest_deadline()):
             await self._expire()
-        if self._vault.unsettled or self._outgoing.has_unnoted:
+        if self._vault.unsettled or any(each.has_unnoted for each in self._gathering):
             if self._gathered_at is None:
                 self._gathered_at = self._clock.now() + GATHER
             elif self._is_due(self._gathered_at):
                 self._gathered_at = None
                 try:
-                    await self._outgoing.note_what_left()
+                    await self._note()
                 finally:  # erasures wait for nothing that cannot be written
                     await self._vault.settle()
         else:

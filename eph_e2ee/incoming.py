@@ -1,55 +1,86 @@
 """The way in: stream, OMEMO, envelope, timer, archive, event.
 
 Whatever a peer sends ends as a stored message or as `ephemeral_rejected`; nothing of it raises into
-slixmpp. Read `Incoming._take` and `Incoming._open` from top to bottom.
+slixmpp. Read `Incoming._take`, `_open` and `_filed` from top to bottom. What a message becomes
+stands in `letters.py`, what it says of other messages in `notices.py`.
 """
 
 import asyncio
-import math
+import functools
+import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Final
-from xml.etree.ElementTree import Element
 
-from eph_e2ee.clock import Clock
 from eph_e2ee.conversations import Conversations
-from eph_e2ee.errors import Reason, RemoteProtocolError, VaultError
-from eph_e2ee.model import (
-    BareJid,
-    Content,
-    Delivery,
-    DeviceId,
-    Direction,
-    Entry,
-    Rejection,
-    Seconds,
-    TimerChange,
-)
-from eph_e2ee.protocol import agreement, ephemeral, lifetime, xml
-from eph_e2ee.protocol.agreement import Change
+from eph_e2ee.errors import EphemeralError, Reason, RemoteProtocolError, VaultError
+from eph_e2ee.letters import Letter, Letters, line_of
+from eph_e2ee.model import BareJid, Delivered, Entry, Rejection
+from eph_e2ee.notices import Notices
+from eph_e2ee.protocol import lifetime
 from eph_e2ee.protocol.envelope import Finding
-from eph_e2ee.protocol.ephemeral import Kind
 from eph_e2ee.vault.archive import NewMessage, Transaction
+from eph_e2ee.vault.marking import Waiting
 from eph_e2ee.vault.vault import Vault
 from eph_e2ee.xmpp.account import Account
 from eph_e2ee.xmpp.gate import Pending
-from eph_e2ee.xmpp.parcel import MODERN, Opened
+from eph_e2ee.xmpp.parcel import is_empty
 from eph_e2ee.xmpp.redaction import contained
-from eph_e2ee.xmpp.stanzas import Arrival
+from eph_e2ee.xmpp.stanzas import Arrival, Way
 
-__all__ = ["Incoming", "Received"]
+__all__ = ["Incoming", "Received", "Seen"]
+
+log = logging.getLogger(__name__)
 
 BATCH: Final = 64
-"""Messages of one conversation that may share a commit; the first does not wait for a burst."""
+"""Messages of one conversation that share a commit; the first does not wait for a burst."""
 
-SHORTEST_CLEAR_TIMER: Final = Seconds(5)
-"""The floor of a timer that stood in clear beside legacy OMEMO: no server burns messages unread."""
+MAXIMUM_OPEN: Final = 10_000
+"""Messages that wait behind one that could not be stored, before all of them are given up: they
+are in the archive, and read from there with the next session."""
 
-BODY: Final = "{jabber:client}body"
-QUIET: Final = frozenset({Reason.DUPLICATE})
-"""Not worth an event: it has been dealt with before."""
+Named = tuple[Arrival, tuple[str, ...]]
+"""An arrival, and what a second delivery of it is known by."""
+
+Outcome = Letter | RemoteProtocolError
+Write = Callable[[Transaction], None]
+
+
+class Seen:
+    """How far our archive is known, by what has arrived with its ids, whatever came first.
+
+    Conversations are dealt with side by side. What is behind something that is not yet dealt with,
+    or could not be stored, does not count: it would be missed after a crash.
+
+    Attributes:
+        last: the id of the last message with nothing missing before it; None for none yet.
+        on_change: called when that is another one.
+    """
+
+    def __init__(self) -> None:
+        self._open: dict[str, bool] = {}
+        self.last: str | None = None
+        self.on_change: Callable[[], None] = lambda: None
+
+    def arrived(self, arrival: Arrival) -> None:
+        """It is queued."""
+        if len(self._open) >= MAXIMUM_OPEN:
+            self._open = {"": False}  # nothing counts any more, until the archive is read again
+        elif arrival.archive_id and arrival.way is not Way.ARCHIVE:
+            self._open.setdefault(arrival.archive_id, False)
+
+    def done(self, arrival: Arrival) -> None:
+        """It is stored, or there is nothing of it to store."""
+        if arrival.archive_id not in self._open:
+            return
+        self._open[arrival.archive_id] = True
+        before = self.last
+        while self._open and self._open[first := next(iter(self._open))]:
+            self.last = first
+            del self._open[first]
+        if self.last != before:
+            self.on_change()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,62 +88,72 @@ class Received:
     """A message as it goes to the application.
 
     Attributes:
-        entry: the archive's copy.
+        number: of the archive's copy.
+        entry: the archive's copy; None while nobody is told of it.
         findings: what was accepted in it although it is not as it should be.
-        encrypted_with: the OMEMO namespace.
+        encrypted_with: the OMEMO namespace; None where that is not known any more.
+        wants_receipt: whether its sender asks for a receipt.
     """
 
-    entry: Entry
-    findings: tuple[Finding, ...]
-    encrypted_with: str
+    number: int
+    entry: Entry | None = None
+    findings: tuple[Finding, ...] = ()
+    encrypted_with: str | None = None
+    wants_receipt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class _Letter:
-    """An arrival, opened: what is written with its commit, and what is told afterwards.
+class _Sink:
+    """Where what was opened goes.
 
     Attributes:
-        message: what the archive takes; None where there is nothing to keep.
-        setting: the conversation's setting, as `Conversations.change` gave it.
-        change: the change of the timer, to be told.
-        rejected: why nothing of it is taken. Its key is spent all the same.
+        tell: called with each message that was kept.
+        new: whether our device is too new for the archive to have much for it.
     """
 
-    arrival: Arrival
-    opened: Opened
-    replay_ids: tuple[str, ...]
-    message: NewMessage | None = None
-    setting: str | None = None
-    change: Change | None = None
-    findings: tuple[Finding, ...] = ()
-    rejected: Reason | None = None
+    tell: Callable[[Received], None]
+    new: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Filed:
+    """What a commit gave: the archive's copies, one an outcome, and what is known of ours."""
+
+    entries: list[Entry | None]
+    delivered: list[Delivered]
 
 
 class Incoming:
-    """Receives. Owns one task for each conversation that has something waiting."""
+    """Receives. Owns one task for each conversation that has something waiting.
+
+    Attributes:
+        on_message: called with each message that was kept.
+    """
 
     def __init__(
         self,
         account: Account,
         vault: Vault,
         conversations: Conversations,
-        clock: Clock,
-        deliver: Callable[[Received], None],
-        *,
-        unread_cap: Seconds | None = None,
+        letters: Letters,
+        notices: Notices,
     ) -> None:
         self._account = account
         self._vault = vault
         self._conversations = conversations
-        self._clock = clock
-        self._deliver = deliver
-        self._unread_cap = unread_cap
+        self._letters = letters
+        self._notices = notices
         self._waiting: dict[BareJid, deque[Arrival]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._held: set[BareJid] = set()
+        self._released = asyncio.Event()
+        self.on_message: Callable[[Received], None] = lambda _: None
+        self._seen: dict[BareJid, Seen] = {}
 
     def accept(self, arrival: Arrival) -> None:
         """Queue an arrival behind the others of its conversation; it never raises."""
-        peer = self._peer(arrival)
+        self.seen(arrival.room).arrived(arrival)
+        peer = self._letters.peer(arrival)
         queue = self._waiting.get(peer)
         if queue is not None:
             queue.append(arrival)
@@ -122,16 +163,61 @@ class Incoming:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def seen(self, room: BareJid | None) -> Seen:
+        """How far an archive is known by what has arrived: a room's, or our own account's."""
+        return self._seen.setdefault(room or self._account.bare, Seen())
+
+    def hold(self, archive: BareJid) -> None:
+        """Let what arrives wait: an archive is being read, and what stands there came before it.
+
+        A ratchet opens messages that come too early only up to a limit. What is known of the
+        archive by other ways begins anew.
+
+        Args:
+            archive: a room's JID, for what comes from it; or our own, for everything.
+        """
+        self._seen[archive] = Seen()
+        self._held.add(archive)
+
+    def release(self, archive: BareJid) -> None:
+        """Go on with what has waited."""
+        self._held.discard(archive)
+        self._released.set()
+
     async def stop(self) -> None:
         """Stop reading; what is waiting is in the server's archive still."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    async def take_archived(
+        self, arrivals: Sequence[Arrival], write: Write, *, new: bool
+    ) -> list[Received]:
+        """Deal with what an archive has given.
+
+        Args:
+            arrivals: the oldest first.
+            write: goes with the last of it.
+            new: whether our device is too new for the archive to have much for it: then what is
+                not for this device is no news.
+
+        Returns:
+            The messages that were kept, which nobody has been told of.
+
+        Raises:
+            VaultError: not all was stored; what was is known again when it is read once more.
+        """
+        kept: list[Received] = []
+        await self._open(await self._unseen(arrivals), _Sink(kept.append, new), write)
+        return kept
+
     async def _drain(self, peer: BareJid) -> None:
         queue = self._waiting[peer]
         try:
             while queue:
+                while not self._held.isdisjoint({self._account.bare, peer}):
+                    self._released.clear()
+                    await self._released.wait()
                 await self._take([queue.popleft() for _ in range(min(BATCH, len(queue)))])
         finally:
             del self._waiting[peer]
@@ -140,23 +226,31 @@ class Incoming:
     async def _take(self, batch: list[Arrival]) -> None:
         """Drop replays, open the others in order, then tell of each once it is committed."""
         await self._account.omemo.running()
-        opening: list[Pending[_Letter, Entry | None]] = []
+        # Until it is known which of them are.
+        fresh: deque[Named] = deque((arrival, ()) for arrival in batch)
+        sink = _Sink(self.on_message)
         try:
             fresh = await self._unseen(batch)
+            await self._open(fresh, sink)
         except VaultError:
-            for arrival in batch:
-                self._reject(arrival, Reason.NOT_STORED)
+            for arrival, _ in fresh:
+                self._reject(arrival, Reason.NOT_STORED, sink)
             return
-        for arrival, replay_ids in fresh:
-            await self._open(arrival, replay_ids, opening)
-        for pending in opening:
-            await self._finish(pending)
+        for arrival in batch:
+            self.seen(arrival.room).done(arrival)
 
-    async def _unseen(self, batch: list[Arrival]) -> list[tuple[Arrival, tuple[str, ...]]]:
+    async def _unseen(self, batch: Sequence[Arrival]) -> deque[Named]:
         """Those that were never archived, alive or gone, each with its ids (F36)."""
-        named = [(arrival, self._replay_ids(arrival)) for arrival in batch]
-        known = await self._vault.transact(lambda vault: [vault.seen(ids) for _, ids in named])
-        fresh: list[tuple[Arrival, tuple[str, ...]]] = []
+        named = [(arrival, self._letters.replay_ids(arrival)) for arrival in batch]
+
+        def work(vault: Transaction) -> tuple[list[bool], list[Delivered]]:
+            known = [vault.seen(ids) for _, ids in named]
+            copies = [arrival for arrival, seen in zip(batch, known, strict=True) if seen]
+            return known, [told for copy in copies for told in self._notices.left(vault, copy)]
+
+        known, delivered = await self._vault.transact(work)
+        self._notices.tell(delivered)
+        fresh: deque[Named] = deque()
         taken: set[str] = set()
         for (arrival, ids), seen in zip(named, known, strict=True):
             if not seen and taken.isdisjoint(ids):
@@ -164,210 +258,141 @@ class Incoming:
                 taken.update(ids)
         return fresh
 
-    @contained
-    async def _open(
-        self,
-        arrival: Arrival,
-        replay_ids: tuple[str, ...],
-        opening: list[Pending[_Letter, Entry | None]],
-    ) -> None:
-        """Decrypt and verify under the lock, and queue ratchet and message for one commit.
+    async def _open(self, fresh: deque[Named], sink: _Sink, write: Write | None = None) -> None:
+        """Decrypt and verify under the lock; ratchets and messages in one commit for many.
 
-        One that fails for whatever reason takes no other along.
+        `fresh` holds what is left to be done, also when it raises. One that fails, for whatever
+        reason, takes no other along. `write` goes with the last commit.
         """
+        while fresh:
+            try:
+                count = await self._open_together(list(fresh), sink, write)
+            except RemoteProtocolError as error:
+                self._reject(fresh.popleft()[0], error.reason, sink)
+                continue
+            except EphemeralError:
+                raise
+            except Exception as error:  # noqa: BLE001 -- the one place where remote input is opened
+                if len(fresh) == 1:
+                    # No traceback: it would quote the exception's text.
+                    name = type(error).__name__
+                    log.error("a message could not be opened: %s", name)  # noqa: TRY400
+                    fresh.popleft()
+                while len(fresh) > 1:  # whichever it was, the others open without it
+                    await self._open(deque([fresh.popleft()]), sink)
+                continue
+            if count == len(fresh):
+                write = None
+            for _ in range(count):
+                fresh.popleft()
+        if write is not None:
+            await self._vault.transact(write)
+
+    async def _open_together(self, fresh: list[Named], sink: _Sink, write: Write | None) -> int:
+        """Open as many of the first as need no download; return how many that were."""
+
+        def filed(outcomes: list[Outcome]) -> Callable[[Transaction], _Filed]:
+            return self._filed(outcomes, write if len(outcomes) == len(fresh) else None)
+
+        operations = [functools.partial(self._letters.open, *named) for named in fresh]
         try:
-            pending = await self._account.begin_reading(
-                lambda: self._letter(arrival, replay_ids), self._archived
+            pending = await self._account.begin_reading(operations, filed)
+            await self._finish(fresh, pending, sink)
+        except BaseException:
+            # The settings that were taken in may not have been written.
+            for arrival, _ in fresh:
+                self._conversations.forget(self._letters.peer(arrival))
+            raise
+        return len(pending.value)
+
+    def _filed(
+        self, outcomes: list[Outcome], write: Write | None
+    ) -> Callable[[Transaction], _Filed]:
+        """What is written of many letters, in one transaction."""
+        letters = [outcome for outcome in outcomes if isinstance(outcome, Letter)]
+        settings = {letter.peer: letter.setting for letter in letters if letter.setting}
+
+        def work(vault: Transaction) -> _Filed:
+            waiting = Waiting(vault)
+            for peer, text in settings.items():
+                self._conversations.write(vault, peer, text)
+            entries = iter(_added(vault, letters, waiting))
+            delivered = [
+                each for letter in letters for each in self._notices.applied(vault, letter, waiting)
+            ]
+            waiting.write()
+            if write is not None:
+                write(vault)
+            return _Filed(
+                [next(entries) if isinstance(each, Letter) else None for each in outcomes],
+                delivered,
             )
-        except RemoteProtocolError as error:
-            self._reject(arrival, error.reason)
-        except VaultError:
-            self._reject(arrival, Reason.NOT_STORED)
-        else:
-            opening.append(pending)
-
-    async def _letter(self, arrival: Arrival, replay_ids: tuple[str, ...]) -> _Letter:
-        letter = _Letter(arrival, await self._account.unseal(arrival), replay_ids)
-        try:
-            if letter.opened.namespace == MODERN:
-                return await self._read(letter)
-            return self._read_legacy(letter)
-        except RemoteProtocolError as error:
-            return replace(letter, rejected=error.reason)
-
-    async def _read(self, letter: _Letter) -> _Letter:
-        """Verify the envelope, take in the timer, and make of the rest what is archived."""
-        arrival, plaintext = letter.arrival, letter.opened.plaintext
-        if plaintext is None:
-            return letter  # an empty message: it turned the ratchet, that was all
-        own, peer = self._is_own(arrival), self._peer(arrival)
-        to = peer if own else self._account.bare
-        envelope = self._account.open(plaintext, arrival=arrival, to=to)
-        await self._account.omemo.remember_reader(letter.opened.device)
-        sent_at = self._sent_at(arrival, envelope.affixes.time)
-        announcement = ephemeral.read(envelope.content)
-        body, elements = _taken_apart(envelope.content)
-        before = await self._conversations.setting(peer)
-        after, change = before, None
-        if body is not None or announcement.kind is not Kind.ABSENT:
-            after, change = agreement.receive(
-                before,
-                announcement,
-                author=arrival.sender,
-                device=DeviceId(letter.opened.device.device_id),
-                stamp=sent_at,
-                own=own,
-            )
-        timer = before.timer if announcement.kind is Kind.MALFORMED else announcement.timer
-        kept = body is not None or elements
-        return replace(
-            letter,
-            message=self._message(letter, body, elements, timer, sent_at) if kept else None,
-            setting=self._conversations.change(peer, before, after),
-            change=change,
-            findings=envelope.findings + announcement.findings + _tampering(arrival),
-        )
-
-    def _read_legacy(self, letter: _Letter) -> _Letter:
-        """Legacy OMEMO: a body, and a timer that anybody on the way may have written.
-
-        It is honoured, not below a floor, and never changes the conversation's setting.
-        """
-        if letter.opened.plaintext is None:
-            return letter
-        timer = ephemeral.read(list(letter.arrival.xml)).timer
-        if timer is not None:
-            timer = max(timer, SHORTEST_CLEAR_TIMER)
-        sent_at = self._sent_at(letter.arrival, None)
-        message = self._message(letter, _text(letter.opened.plaintext), (), timer, sent_at)
-        findings = () if timer is None else (Finding.CLEAR_TIMER,)
-        return replace(letter, message=message, findings=findings)
-
-    def _message(
-        self,
-        letter: _Letter,
-        body: str | None,
-        elements: tuple[Element, ...],
-        timer: Seconds | None,
-        sent_at: float,
-    ) -> NewMessage:
-        own = self._is_own(letter.arrival)
-        direction = Direction.OUTGOING if own else Direction.INCOMING
-        life = lifetime.created(direction, timer, cap_until=self._cap_until())
-        if own:  # another device of ours has sent it: its timer runs since then
-            life = lifetime.step(life, lifetime.Event.SENT, sent_at)
-        return NewMessage(
-            conversation=self._peer(letter.arrival),
-            direction=direction,
-            lifetime=life,
-            delivery=Delivery.SENT if own else Delivery.RECEIVED,
-            content=Content(
-                body=body,
-                elements=tuple(xml.serialize(element).decode() for element in elements),
-                sender=letter.arrival.sender,
-                device=DeviceId(letter.opened.device.device_id),
-                message_id=letter.arrival.message_id,
-                sent_at=sent_at,
-            ),
-            replay_ids=letter.replay_ids,
-        )
-
-    def _archived(self, letter: _Letter) -> Callable[[Transaction], Entry | None]:
-        peer = self._peer(letter.arrival)
-
-        def work(vault: Transaction) -> Entry | None:
-            self._conversations.write(vault, peer, letter.setting)
-            if letter.message is not None:
-                return vault.add(letter.message)
-            if letter.opened.plaintext is not None:
-                vault.remember(letter.replay_ids)
-            return None
 
         return work
 
-    @contained
-    async def _finish(self, pending: Pending[_Letter, Entry | None]) -> None:
+    async def _finish(
+        self,
+        fresh: list[Named],
+        pending: Pending[list[Outcome], _Filed],
+        sink: _Sink,
+    ) -> None:
         """Committed: now it may be told, first of the timer, then of the message."""
-        letter = pending.value
-        peer = self._peer(letter.arrival)
-        try:
-            entry = await pending.finish()
-        except VaultError:
-            self._conversations.forget(peer)
-            self._reject(letter.arrival, Reason.NOT_STORED)
-            return
-        if letter.rejected is not None:
-            self._reject(letter.arrival, letter.rejected)
-        if letter.change is not None:
-            self._account.emit("ephemeral_timer_changed", self._told(peer, letter.change))
-        if entry is not None and entry.content is not None:
-            self._deliver(Received(entry, letter.findings, letter.opened.namespace))
+        filed = await pending.finish()
+        told = zip(fresh, pending.value, filed.entries, strict=False)
+        for (arrival, _), outcome, entry in told:
+            if isinstance(outcome, RemoteProtocolError):
+                self._reject(arrival, outcome.reason, sink)
+            else:
+                self._tell(outcome, entry, sink)
+        self._notices.tell(filed.delivered)
         await _published(pending)
 
-    def _told(self, peer: BareJid, change: Change) -> TimerChange:
-        own = change.author == self._account.bare
-        return TimerChange(peer, change.old, change.new, change.author, change.device, own=own)
+    def _tell(self, letter: Letter, entry: Entry | None, sink: _Sink) -> None:
+        if letter.rejected is not None:
+            self._reject(letter.arrival, letter.rejected, sink)
+        if letter.change is not None:
+            self._account.emit("ephemeral_timer_changed", letter.change)
+        if entry is not None and entry.content is not None:
+            wants_receipt = letter.marks.wants_receipt and not letter.own
+            sink.tell(
+                Received(entry.number, entry, letter.findings, letter.namespace, wants_receipt)
+            )
 
-    def _reject(self, arrival: Arrival, reason: Reason) -> None:
-        if reason in QUIET or (reason is Reason.NOT_FOR_THIS_DEVICE and self._is_own(arrival)):
-            return
+    def _reject(self, arrival: Arrival, reason: Reason, sink: _Sink) -> None:
+        if reason is Reason.NOT_FOR_THIS_DEVICE and (
+            sink.new or arrival.sender == self._account.bare or is_empty(arrival.xml)
+        ):
+            return  # nobody encrypts for the device that it writes on; an empty one is for one
         self._account.emit(
             "ephemeral_rejected", Rejection(reason, arrival.sender, arrival.message_id)
         )
 
-    def _is_own(self, arrival: Arrival) -> bool:
-        return arrival.sender == self._account.bare != arrival.recipient
 
-    def _peer(self, arrival: Arrival) -> BareJid:
-        return arrival.recipient if self._is_own(arrival) else arrival.sender
+def _added(vault: Transaction, letters: list[Letter], waiting: Waiting) -> list[Entry | None]:
+    """Keep the messages, and the lines that tell of changes, with two statements for all."""
+    new: list[NewMessage] = []
+    places: list[int | None] = []
+    for letter in letters:
+        if letter.change is not None:
+            new.append(line_of(letter.change, letter.arrival.message_id, letter.sent_at))
+        places.append(None if letter.message is None else len(new))
+        if letter.message is not None:
+            new.append(_read_before(letter.message, waiting))
+        else:
+            vault.remember(letter.replay_ids)
+    entries = vault.add_many(new)
+    return [None if place is None else entries[place] for place in places]
 
-    def _sent_at(self, arrival: Arrival, claimed: datetime | None) -> float:
-        """The authenticated time, else the servers', else now; never in the future (F13)."""
-        now = self._clock.now()
-        moment = claimed or arrival.sent_at
-        return now if moment is None else min(now, moment.timestamp())
 
-    def _cap_until(self) -> int | None:
-        """When a message that arrives now ends unread (F19)."""
-        cap = self._unread_cap
-        return None if cap is None else math.ceil(self._clock.now()) + cap
-
-    def _replay_ids(self, arrival: Arrival) -> tuple[str, ...]:
-        """What a second delivery is known by: ratchet text, sender's id, our archive's id."""
-        fingerprint = self._account.fingerprint(arrival)
-        ids = {
-            "key": fingerprint,
-            f"id {arrival.sender}": arrival.message_id,
-            "archive": arrival.archive_id,
-        }
-        return tuple(f"{kind} {value}" for kind, value in ids.items() if value)
+def _read_before(message: NewMessage, waiting: Waiting) -> NewMessage:
+    """Start the timer of a message whose read has waited for it."""
+    at = waiting.take([name for name in message.replay_ids if isinstance(name, str)])
+    if at is None:
+        return message
+    return replace(message, lifetime=lifetime.step(message.lifetime, lifetime.Event.READ, at))
 
 
 @contained
-async def _published(pending: Pending[_Letter, Entry | None]) -> None:
+async def _published(pending: Pending[list[Outcome], _Filed]) -> None:
     """Upload our new bundle after a key exchange; the next start mends a failure."""
     await pending.publish()
-
-
-def _taken_apart(content: tuple[Element, ...]) -> tuple[str | None, tuple[Element, ...]]:
-    """The text, and the elements beside it and the timer's own."""
-    bodies = [element for element in content if element.tag == BODY]
-    others = (
-        element
-        for element in content
-        if element.tag != BODY and not ephemeral.is_ephemeral(element)
-    )
-    return (bodies[0].text or "") if bodies else None, tuple(others)
-
-
-def _tampering(arrival: Arrival) -> tuple[Finding, ...]:
-    """An outer element is the server's word, not the peer's: reported, not obeyed (F31)."""
-    outside = any(ephemeral.is_ephemeral(element) for element in arrival.xml)
-    return (Finding.OUTER_EPHEMERAL,) if outside else ()
-
-
-def _text(plaintext: bytes) -> str:
-    text = plaintext.decode(errors="replace")
-    if "\ufffd" in text and "\ufffd".encode() not in plaintext:
-        raise RemoteProtocolError(Reason.MALFORMED_BODY)
-    return text

@@ -17,6 +17,7 @@ from eph_e2ee.model import (
     MessageId,
     Phase,
     Seconds,
+    TimerChange,
 )
 from eph_e2ee.protocol import xml
 from eph_e2ee.protocol.envelope import Finding
@@ -32,7 +33,7 @@ class Conversing(Protocol):
     ) -> "Message":
         """Send a message."""
 
-    async def start_timer(self, number: int) -> Entry:
+    async def start_timer(self, entry: Entry) -> Entry:
         """Have a message's own timer run from now, unless it runs already."""
 
     async def send_again(self, entry: Entry, content: Content) -> Entry | None:
@@ -123,6 +124,14 @@ class Message:
         return None if content is None else datetime.fromtimestamp(content.sent_at, UTC)
 
     @property
+    def change(self) -> TimerChange | None:
+        """The change of the timer that this line of the history tells of; None for a message.
+
+        Such a line has no text and does not itself disappear.
+        """
+        return None if self._entry.content is None else self._entry.content.change
+
+    @property
     def timer(self) -> timedelta | None:
         """Its own timer, frozen since it was sent; None for a permanent message."""
         return delta(self._entry.timer)
@@ -133,30 +142,32 @@ class Message:
         return self._entry.deadline
 
     async def mark_read(self) -> None:
-        """Say that somebody has seen it: its timer starts. Saying so again changes nothing.
+        """Say that somebody has seen it: its timer starts, here and on our other devices.
+
+        They are told as soon as there is a session. Saying so again changes nothing.
 
         Raises:
             VaultError: its timer could not be started.
         """
         if self.direction is Direction.INCOMING:
-            self._entry = await self._chat.start_timer(self.number)
+            self._entry = await self._chat.start_timer(self._entry)
 
     async def reply(self, body: str, *, elements: Sequence[Element] = ()) -> "Message":
         """Send a text to the same conversation; see `Chat.send`."""
         return await self._chat.send(self.conversation, body, elements=elements)
 
     async def resend(self) -> "Message":
-        """Send one of ours again that may not have left, under its own id and timer.
+        """Send one of ours again that may not have left or has failed, under its own id and timer.
 
         A peer that has it already drops this one.
 
         Raises:
-            LocalProtocolError: it is not unsent, or it has disappeared.
+            LocalProtocolError: it is neither unsent nor failed, or it has disappeared.
             NotSent, VaultError: as for `Chat.send`.
         """
         content = self._entry.content
-        if self.delivery is not Delivery.UNSENT or content is None:
-            raise LocalProtocolError("only a message that is unsent can be sent again")
+        if self.delivery not in (Delivery.UNSENT, Delivery.FAILED) or content is None:
+            raise LocalProtocolError("only a message that is unsent or failed can be sent again")
         entry = await self._chat.send_again(self._entry, content)
         return Message(self._chat, entry or self._entry)
 

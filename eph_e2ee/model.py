@@ -8,7 +8,9 @@ from eph_e2ee.errors import Reason
 
 __all__ = [
     "BareJid",
+    "CatchUp",
     "Content",
+    "Delivered",
     "Delivery",
     "DeviceId",
     "Direction",
@@ -45,11 +47,19 @@ class Direction(enum.Enum):
 
 
 class Delivery(enum.Enum):
-    """How far a message of ours came. An incoming one is always `RECEIVED`."""
+    """How far a message of ours came. An incoming one and a line are always `RECEIVED`.
+
+    `UNSENT`: it is not known to have reached our server, and its timer does not run. `SENT`: it has
+    left. `DELIVERED`, `DISPLAYED`: the peer says so (XEP-0184, XEP-0333). `FAILED`: a server could
+    not bring it to the peer, and has said so.
+    """
 
     UNSENT = "unsent"
     SENT = "sent"
     RECEIVED = "received"
+    DELIVERED = "delivered"
+    DISPLAYED = "displayed"
+    FAILED = "failed"
 
 
 class Phase(enum.Enum):
@@ -84,6 +94,9 @@ class Content:
         device: the sending device, or None where it is not known.
         message_id: the sender's id of the message.
         sent_at: the time of sending in seconds since the epoch.
+        archive_id: the id that our server's archive gave it (XEP-0359); None where it gave none.
+        change: the change of the timer that this line of the history tells of; None for a message.
+        wants_marker: whether its sender wants to know when it is displayed (XEP-0333).
     """
 
     body: str | None = field(repr=False)
@@ -92,6 +105,9 @@ class Content:
     device: DeviceId | None
     message_id: MessageId
     sent_at: float
+    archive_id: str | None = None
+    change: "TimerChange | None" = None
+    wants_marker: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +162,9 @@ class TimerChange:
         author: who changed it.
         device: the device that changed it.
         own: whether this account did, on whichever device.
+        here: whether this very device did.
+        authenticated: whether a device of its author's, or another one of ours, has told of it in
+            OMEMO. False: the peer passes it on for somebody else, or a server may have made it up.
     """
 
     conversation: BareJid
@@ -154,6 +173,47 @@ class TimerChange:
     author: BareJid
     device: DeviceId | None
     own: bool
+    here: bool = False
+    authenticated: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """Event `ephemeral_delivery`: it has become known how far a message of ours came.
+
+    Attributes:
+        number: the entry's number.
+        conversation: the bare JID of the peer or the room.
+        delivery: how far.
+    """
+
+    number: int
+    conversation: BareJid
+    delivery: Delivery
+
+
+@dataclass(frozen=True, slots=True)
+class CatchUp:
+    """Event `ephemeral_catch_up`: how far the reading of an archive has come (XEP-0313).
+
+    Messages that were found are told of when it ends, if they live by then.
+
+    Attributes:
+        archive: whose archive: our own bare JID.
+        fetched: results that the archive has given.
+        stored: how many of them were new messages that still lived.
+        total: how many there were, as far as the archive says; None when it does not.
+        done: whether it has ended.
+        complete: whether it has come to the archive's end. If it ends without, as without a
+            connection, the next session goes on where it stood.
+    """
+
+    archive: BareJid
+    fetched: int
+    stored: int
+    total: int | None
+    done: bool
+    complete: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,11 @@ from xml.etree.ElementTree import Element
 from eph_e2ee.clock import Clock
 from eph_e2ee.conversations import Conversations
 from eph_e2ee.errors import LocalProtocolError, NoEligibleDevices, VaultDamaged
+from eph_e2ee.letters import id_name, line_of
 from eph_e2ee.model import (
     BareJid,
     Content,
+    Delivered,
     Delivery,
     DeviceId,
     Direction,
@@ -26,8 +28,9 @@ from eph_e2ee.model import (
     TimerChange,
     Unsupported,
 )
-from eph_e2ee.protocol import agreement, ephemeral, lifetime, xml
+from eph_e2ee.protocol import agreement, ephemeral, lifetime, marks, setting, xml
 from eph_e2ee.protocol.agreement import Agreement
+from eph_e2ee.protocol.setting import Setting
 from eph_e2ee.vault.archive import NewMessage, Transaction
 from eph_e2ee.vault.vault import Vault
 from eph_e2ee.xmpp.account import Account
@@ -81,9 +84,8 @@ class _Parcel:
     message_id: MessageId
     timer: Seconds | None
     clear: Element | None = field(repr=False)
-    before: Agreement
-    after: Agreement
-    setting: str | None
+    change: TimerChange | None
+    setting: str | None = field(repr=False)
     sealed: Sealed
 
 
@@ -102,22 +104,28 @@ class Outgoing:
         clock: Clock,
         *,
         legacy: Legacy,
+        receipts: bool = False,
     ) -> None:
         self._legacy = legacy
+        self._receipts = receipts
         self._account = account
         self._vault = vault
         self._conversations = conversations
         self._clock = clock
         self._left: list[tuple[int, float]] = []
+        self._unacknowledged: dict[MessageId, tuple[int, BareJid, float]] = {}
         self._confirmed: dict[BareJid, frozenset[DeviceId]] = {}
         self._warned: dict[BareJid, frozenset[DeviceId]] = {}
-        self.on_left: Callable[[], None] = lambda: None
+        self.on_gathered: Callable[[], None] = lambda: None
+        account.acks.on_ack = self._acknowledged
+        account.acks.on_lost = self._unacknowledged.clear
 
     async def send(self, draft: Draft) -> Entry | None:
-        """Say it; the archived copy, or None for a change of the timer, which is not archived.
+        """Say it; the archived copy, or None for a change of the timer without text.
 
-        A session that ends meanwhile leaves it in the archive, unsent. Canceling it is safe: either
-        nothing has happened, or it is in the archive, unsent until it is known to have left.
+        A session that ends meanwhile leaves it in the archive, unsent. So does a managed stream
+        until the server has acknowledged it (XEP-0198). Canceling it is safe: either nothing has
+        happened, or it is in the archive, unsent until it is known to have left.
 
         Raises:
             LocalProtocolError: an element or a timer that cannot be sent.
@@ -134,12 +142,35 @@ class Outgoing:
             raise
         parcel = pending.value
         if self._account.has_session:
+            confirmed = self._account.acks.active
+            if entry is not None and confirmed:
+                waiting = entry.number, entry.conversation, self._clock.now()
+                self._unacknowledged[parcel.message_id] = waiting
             self._account.send(draft.recipient, parcel.message_id, parcel.sealed, parcel.clear)
-            entry = entry and self._has_left(entry)
+            if entry is not None and not confirmed:
+                entry = self._has_left(entry, self._clock.now())
         self._tell(parcel)
         return entry
 
-    async def note_what_left(self) -> None:
+    async def signal(self, recipient: BareJid, content: list[Element]) -> None:
+        """Send what is for clients alone, in an envelope: no copy, no timer, nothing in clear.
+
+        Devices that read no envelopes get nothing. Canceling it is safe.
+
+        Raises:
+            NotSent: nothing left.
+            VaultError: nothing left.
+        """
+        self._account.check_session()
+        await self._account.prepare(recipient)
+        envelope = self._account.build(content, to=recipient)
+        pending = await self._account.begin(
+            lambda: self._account.seal_if_read(recipient, envelope), lambda _: lambda _: None
+        )
+        await pending.finish()
+        self._account.send(recipient, self._account.new_id(), pending.value, None)
+
+    async def note(self) -> None:
         """Start the timers of messages that have left; one write for all of them.
 
         Raises:
@@ -153,6 +184,18 @@ class Outgoing:
         except BaseException:
             self._left = left + self._left
             raise
+
+    async def came_back(self, message_id: MessageId) -> None:
+        """An error has come: note that it had left, before that it failed; no more is to be told.
+
+        Raises:
+            VaultError: it stays noted, for the next time.
+        """
+        waiting = self._unacknowledged.pop(message_id, None)
+        if waiting is not None:
+            number, _, at = waiting
+            self._note_left(number, at)
+        await self.note()
 
     @property
     def has_unnoted(self) -> bool:
@@ -178,12 +221,14 @@ class Outgoing:
     async def _sealed(self, draft: Draft, *, confirmed: bool = False) -> _Parcel:
         """Under the lock: the timer that stands now is the message's own from here on (F29)."""
         before = await self._conversations.setting(draft.recipient)
-        after = self._agreed(before, draft)
-        agreed, opting_out = agreement.outgoing(after)
-        timer = agreed if isinstance(draft.timer, Agreed) else draft.timer
-        envelope = self._account.build(
-            _content(draft, timer, opting_out=opting_out), to=draft.recipient
-        )
+        after, stated = self._announced(self._agreed(before, draft))
+        timer = after.timer if isinstance(draft.timer, Agreed) else draft.timer
+        content = _content(draft, timer, opting_out=after.opting_out)
+        if stated is not None:
+            content.append(setting.write(stated))
+        if self._receipts and (draft.body is not None or draft.elements):
+            content += marks.write_wanted()
+        envelope = self._account.build(content, to=draft.recipient)
         sealed = await self._sealed_for(draft, envelope)
         self._confirm(draft.recipient, sealed, confirmed=confirmed)
         return _Parcel(
@@ -191,8 +236,7 @@ class Outgoing:
             message_id=draft.message_id or self._account.new_id(),
             timer=timer,
             clear=self._clear(timer),
-            before=before,
-            after=after,
+            change=self._change(draft.recipient, before.timer, after.timer),
             setting=self._conversations.change(draft.recipient, before, after),
             sealed=sealed,
         )
@@ -230,14 +274,34 @@ class Outgoing:
             stamp=self._clock.now(),
         )
 
+    def _announced(self, state: Agreement) -> tuple[Agreement, Setting | None]:
+        return agreement.announce(
+            state,
+            author=self._account.bare,
+            device=self._account.device,
+            stamp=self._clock.now(),
+        )
+
+    def _change(
+        self, recipient: BareJid, old: Seconds | None, new: Seconds | None
+    ) -> TimerChange | None:
+        if old == new:
+            return None
+        own, device = self._account.bare, self._account.device
+        return TimerChange(recipient, old, new, own, device, own=True, here=True)
+
     def _archived(self, parcel: _Parcel) -> Callable[[Transaction], Entry | None]:
         now = self._clock.now()
 
         def work(vault: Transaction) -> Entry | None:
             self._conversations.write(vault, parcel.draft.recipient, parcel.setting)
+            if parcel.change is not None:
+                vault.add(line_of(parcel.change, parcel.message_id, now))
             if parcel.draft.body is None and not parcel.draft.elements:
                 return None
             if parcel.draft.number is not None:
+                # Once more: what is heard of the first attempt from now on says nothing of this.
+                vault.set_delivery(parcel.draft.number, Delivery.UNSENT)
                 return vault.entry(parcel.draft.number)
             return vault.add(self._message(parcel, now))
 
@@ -257,12 +321,24 @@ class Outgoing:
                 message_id=parcel.message_id,
                 sent_at=now,
             ),
+            # By this a receipt, an error, and our archive's copy are known to be of this message.
+            replay_ids=(id_name(self._account.bare, parcel.message_id),),
         )
 
-    def _has_left(self, entry: Entry) -> Entry:
-        now = self._clock.now()
-        self._left.append((entry.number, now))
-        self.on_left()
+    def _acknowledged(self, message_id: MessageId) -> None:
+        waiting = self._unacknowledged.pop(message_id, None)
+        if waiting is not None:
+            number, conversation, at = waiting
+            self._note_left(number, at)
+            told = Delivered(number, conversation, Delivery.SENT)
+            self._account.emit("ephemeral_delivery", told)
+
+    def _note_left(self, number: int, at: float) -> None:
+        self._left.append((number, at))
+        self.on_gathered()
+
+    def _has_left(self, entry: Entry, now: float) -> Entry:
+        self._note_left(entry.number, now)
         started = lifetime.step(
             lifetime.Lifetime(entry.phase, entry.timer, entry.deadline), lifetime.Event.SENT, now
         )
@@ -272,18 +348,8 @@ class Outgoing:
 
     def _tell(self, parcel: _Parcel) -> None:
         recipient = parcel.draft.recipient
-        if parcel.before.timer != parcel.after.timer:
-            self._account.emit(
-                "ephemeral_timer_changed",
-                TimerChange(
-                    recipient,
-                    parcel.before.timer,
-                    parcel.after.timer,
-                    self._account.bare,
-                    self._account.device,
-                    own=True,
-                ),
-            )
+        if parcel.change is not None:
+            self._account.emit("ephemeral_timer_changed", parcel.change)
         devices = parcel.sealed.legacy
         if devices != self._warned.get(recipient, frozenset()):
             self._warned[recipient] = devices
@@ -301,6 +367,8 @@ def _content(draft: Draft, timer: Seconds | None, *, opting_out: bool) -> list[E
     """
     if any(item.tag == BODY or ephemeral.is_ephemeral(item) for item in draft.elements):
         raise LocalProtocolError("give a text as the body and a timer as the timer, no element")
+    if any(marks.is_mark(item) or setting.is_setting(item) for item in draft.elements):
+        raise LocalProtocolError("receipts, markers and settings are sent by themselves")
     content: list[Element] = []
     if draft.body is not None:
         body = Element(BODY)

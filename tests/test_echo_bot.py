@@ -111,11 +111,12 @@ async def test_the_bot_echoes_in_secret_and_forgets(
     assert in_the_vault(tmp_path / "bot", rosa) == {
         (Direction.INCOMING, Phase.RUNNING, 3600),
         (Direction.OUTGOING, Phase.RUNNING, 3600),
+        (Direction.INCOMING, Phase.READ, None),
     }
 
 
 def in_the_vault(folder: Path, peer: Account) -> set[tuple[Direction, Phase, int | None]]:
-    """What the bot has left: both messages, read and counting down."""
+    """What the bot has left: both messages, read and counting down; and the line of the change."""
     opened = Vault.open(folder, clock=Clock())
     try:
         entries = opened.transact_sync(lambda vault: vault.entries(BareJid(peer.jid), None, 10))

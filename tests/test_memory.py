@@ -170,7 +170,7 @@ async def test_no_text_and_no_key_outlives_its_message_in_hardened_memory(
             left = await residue(rosa, peter, canaries)
     finally:
         await rosa.leave()
-    record_property("residue", left)
+    record_property("residue", str(left))
     say(f"\n{'hardened' if hardened else 'as it comes'}: {left.texts} of {canaries.count} texts")
     say(f"keys: {dict(left.keys)} of {dict(left.all_keys)}")
     assert set(left.all_keys) == set(KEY_KINDS) - {"next chain"}, "some keys were not recorded"

@@ -74,7 +74,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     sources = {
         str(path.relative_to(REPOSITORY)) for path in PACKAGE.rglob("*.py") if path.is_file()
     }
-    assert names == sources | {"eph_e2ee/py.typed"}
+    assert names == sources | {"eph_e2ee/py.typed", "eph_e2ee/protocol/setting.xsd"}
     assert licences
 
 

@@ -1,114 +1,93 @@
 """The one timer that everybody in a conversation ends on.
 
-A peer that knows only XEP-0466 carries its timer on every message, so most announcements are
-echoes of a value that is already known, perhaps of one that has been replaced since. An echo
-never undoes a change; a change that was made without knowing of the current setting wins only
-if it is the later one; a device that is known to have seen the current setting changes it freely.
-Absence says nothing.
+The setting is a last-writer-wins register: of two changes the one with the greater tag holds, on
+every device, in whatever order they arrive (`setting.Tag`). Messages of this library carry the tag,
+so that repeating a value says nothing new.
+
+A peer that knows only XEP-0466 carries its timer on every message, so most of what it announces is
+an *echo* of a value that is already known, perhaps of one that has been replaced since. An echo
+never undoes a change (`echo.py`):
+
+* what a device announced last, or what others have said since it was last known to be up to date,
+  is an echo, and changes nothing;
+* a device that has seen the current setting changes it freely, whatever its clock says;
+* any other value is a change that was made without knowing of the current one: the later clock
+  wins, and the other one is passed on as replaced.
+
+A change that counts becomes a tag with the next counter. Absence says nothing (F24). Older
+announcements of a device than its last, or than a setting of its own of which others have told, are
+replays. Where nothing tells an echo from a change, it is an echo: a peer that goes back to a value
+which it may merely be repeating has to say so again once it has seen ours.
 """
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
-from eph_e2ee.errors import LocalProtocolError, VaultDamaged, VaultTooNew
 from eph_e2ee.model import BareJid, DeviceId, Seconds
-from eph_e2ee.protocol.ephemeral import Announcement, Kind, checked_timer
+from eph_e2ee.protocol import echo
+from eph_e2ee.protocol.ephemeral import Kind, checked_timer
+from eph_e2ee.protocol.register import (
+    DAY,
+    MAX_HEARD,
+    MAX_SAID,
+    Agreement,
+    Heard,
+    Said,
+    Speech,
+    adopted,
+    history,
+    next_counter,
+    noted,
+    remembered,
+    with_past,
+)
+from eph_e2ee.protocol.setting import Setting, Tag
 
 __all__ = [
+    "ACTIVE",
+    "MARGIN",
     "MAX_HEARD",
-    "MAX_RECENT",
+    "MAX_JUMP",
+    "MAX_SAID",
     "Agreement",
     "Change",
     "Heard",
-    "outgoing",
+    "Said",
+    "Speech",
+    "announce",
     "receive",
     "set_timer",
 ]
 
-MAX_HEARD = 256
-"""Devices that are remembered; the one silent for longest is forgotten. Enough for a group, and
-nobody fills the vault by inventing device ids."""
+MARGIN = DAY
+"""Milliseconds by which a stamp may lie in the future; one that is further ahead counts as this
+far. More than clocks with a wrong time zone are off, so that it touches none that merely is."""
 
-MAX_RECENT = 16
-"""Settings that are remembered, to know their echoes. Nobody is that many changes behind."""
+ACTIVE = 30 * DAY
+"""Milliseconds for which a device counts as in use after it was heard from."""
 
-_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """What one device announced last.
-
-    Attributes:
-        author: the device's account.
-        device: its OMEMO device id.
-        timer: what it announced; None for off.
-        stamp: when, in seconds since the epoch.
-        setting: the number of the newest setting that it is known to have seen.
-    """
-
-    author: BareJid
-    device: DeviceId
-    timer: Seconds | None
-    stamp: float
-    setting: int
-
-
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """The setting of one conversation, and what is needed to judge the next announcement.
-
-    Attributes:
-        timer: the timer of the next message; None for off.
-        author: who made the setting; None before the first.
-        device: the device that made it.
-        stamp: when it was made, in seconds since the epoch.
-        opting_out: whether `<i-want-out/>` is to be repeated.
-        counter: the number of the current setting; 0 before the first, while a default holds.
-        recent: the latest settings, the current one last, with the default that they replaced.
-        heard: what each device announced last.
-    """
-
-    timer: Seconds | None = None
-    author: BareJid | None = None
-    device: DeviceId | None = None
-    stamp: float = 0.0
-    opting_out: bool = False
-    counter: int = 0
-    recent: tuple[Seconds | None, ...] = ()
-    heard: tuple[Heard, ...] = ()
-
-    def to_json(self) -> str:
-        """Write it as JSON; `from_json` gives the same value back."""
-        return json.dumps({"version": _VERSION, **asdict(self)}, separators=(",", ":"))
-
-    @classmethod
-    def from_json(cls, text: str) -> "Agreement":
-        """Read what `to_json` wrote.
-
-        Raises:
-            VaultTooNew: a newer version of this library wrote it.
-            VaultDamaged: nobody wrote it like this.
-        """
-        try:
-            fields = json.loads(text)
-            if fields.pop("version") > _VERSION:
-                raise VaultTooNew("update eph_e2ee: a newer version has used this vault")
-            return _from_fields(fields)
-        except (ValueError, TypeError, KeyError, AttributeError, LocalProtocolError):
-            raise VaultDamaged("the stored timer of a conversation is damaged") from None
+MAX_JUMP = 2**20
+"""How far a counter may be ahead of ours. Nobody makes so many changes that we do not hear of, and
+a counter that leaps further would leave nobody else anything to count to."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A conversation's timer has changed: from what, to what, and by whom."""
+    """A conversation's timer has changed.
+
+    Attributes:
+        old: the timer until now.
+        new: the timer from now on.
+        author: who changed it.
+        device: on which device.
+        authenticated: whether a device of its author's, or another one of ours, has told of it.
+            What somebody else passes on is as true as that one is.
+    """
 
     old: Seconds | None
     new: Seconds | None
     author: BareJid
     device: DeviceId
+    authenticated: bool = True
 
 
 def set_timer(
@@ -128,121 +107,151 @@ def set_timer(
         checked_timer(timer)
     if timer == state.timer:
         return state
-    # Whoever makes a change here has seen the current setting, so it must be the later one.
-    changed = _adopted(state, timer, author, device, max(stamp, state.stamp))
-    return replace(changed, opting_out=timer is None)
+    tag = Tag(next_counter(state), _milliseconds(stamp), author, device, timer)
+    return adopted(state, tag, own=True)
 
 
-def receive(
-    state: Agreement,
-    announcement: Announcement,
-    *,
-    author: BareJid,
-    device: DeviceId,
-    stamp: float,
-    own: bool,
-) -> tuple[Agreement, Change | None]:
-    """Take in what a device announced in a message with a body, or in one that has only that.
+def announce(
+    state: Agreement, *, author: BareJid, device: DeviceId, stamp: float
+) -> tuple[Agreement, Setting | None]:
+    """Return the state once the next message is out, and the setting that goes with it.
 
-    `author` and `device` are authenticated; `stamp` is the envelope's verified time, or else the
-    stanza's, never later than now. `own` tells another device of this account from a peer. Receipts
-    and the like, which never carry a timer, are not to be given here: they would end an opt-out.
+    A default that is announced becomes a setting, the weakest: anybody's choice replaces it, and a
+    default that was announced before it holds (Peter, in the example of XEP-0466).
     """
-    if announcement.kind is Kind.MALFORMED:
+    if state.tag is None and state.default is not None:
+        tag = Tag(0, _milliseconds(stamp), author, device, state.default)
+        state = adopted(state, tag, own=True)
+    return state, None if state.tag is None else Setting(state.tag, *history(state))
+
+
+def receive(state: Agreement, speech: Speech, *, now: float) -> tuple[Agreement, Change | None]:
+    """Take in what a message says; `now` is the time of receipt in seconds since the epoch."""
+    if not speech.member:
         return state, None
-    if announcement.kind is not Kind.TIMER and not own and stamp >= state.stamp:
-        # "The original client seeing no ephemeral tag is being included SHOULD stop sending the
-        # opt-out element" (XEP-0466 section 3.5).
-        state = replace(state, opting_out=False)
-    heard = _find(state, author, device)
-    if announcement.kind is Kind.ABSENT or (heard is not None and stamp < heard.stamp):
-        return state, None
-    value = announcement.timer
-    seen = _seen(state, heard, value, stamp)
-    if value == state.timer or not _changes(state, heard, value, (stamp, author, device)):
-        return _remembered(state, Heard(author, device, value, stamp, seen)), None
-    changed = _adopted(state, value, author, device, stamp)
-    return changed, Change(state.timer, value, author, device)
+    after = _ended(_taken_in(state, speech, _milliseconds(now) + MARGIN))
+    if after.timer == state.timer or after.tag is None:
+        return after, None
+    tag = after.tag
+    authenticated = speech.own or tag.author == speech.author
+    return after, Change(state.timer, tag.timer, tag.author, tag.device, authenticated)
 
 
-def outgoing(state: Agreement) -> tuple[Seconds | None, bool]:
-    """Return the next message's timer, and whether `<i-want-out/>` goes along."""
-    return state.timer, state.opting_out
+def _taken_in(state: Agreement, speech: Speech, latest: int) -> Agreement:
+    stamp = min(_milliseconds(speech.stamp), latest)
+    if speech.setting is not None:
+        tag = replace(speech.setting.tag, stamp=min(speech.setting.tag.stamp, latest))
+        if not _is_credible(state, speech, tag):
+            return state
+        return _merged(with_past(state, speech.setting, tag.stamp), speech, tag, stamp)
+    heard = state.find(speech.speaker)
+    if speech.announcement.kind is Kind.MALFORMED:
+        return state
+    if heard.announced and stamp < heard.stamp:
+        return _overtaken(state, speech, stamp)
+    if speech.announcement.kind is Kind.ABSENT:
+        return _without_timer(state, heard, stamp)
+    return _judged(state, speech, stamp)
 
 
-def _changes(
-    state: Agreement,
-    heard: Heard | None,
-    value: Seconds | None,
-    tag: tuple[float, BareJid, DeviceId],
-) -> bool:
-    """Tell whether a device's value is a change that counts."""
-    if heard is not None and value == heard.timer:
-        return False
-    if heard is not None and heard.setting == state.counter:
-        return True  # it knew what it replaced, so its clock does not matter
-    if value is not None and value in _unconfirmed(state, heard).values():
-        return False
-    return tag >= (state.stamp, state.author or "", state.device or 0)
-
-
-def _unconfirmed(state: Agreement, heard: Heard | None) -> Mapping[int, Seconds | None]:
-    """Return the settings, by number, that a device may be repeating without having made them."""
-    first = state.counter - len(state.recent) + 1
-    known = heard.setting if heard is not None else 0
-    return {number: value for number, value in enumerate(state.recent, first) if number >= known}
-
-
-def _seen(state: Agreement, heard: Heard | None, value: Seconds | None, stamp: float) -> int:
-    """Return the number of the newest setting that a device surely has seen with its value."""
-    if value == state.timer and stamp >= state.stamp:
-        return state.counter
-    # Where the same value was set twice, the earlier one: the device may be behind the other.
-    numbers = [number for number, kept in _unconfirmed(state, heard).items() if kept == value]
-    return min(numbers, default=heard.setting if heard is not None else 0)
-
-
-def _adopted(
-    state: Agreement, timer: Seconds | None, author: BareJid, device: DeviceId, stamp: float
-) -> Agreement:
-    """Return the state with a new setting, which the device that made it has seen."""
-    counter = state.counter + 1
-    changed = replace(
-        state,
-        timer=timer,
-        author=author,
-        device=device,
-        stamp=stamp,
-        opting_out=False,
-        counter=counter,
-        # Before the first setting stands the account's default, which has its echoes too.
-        recent=(*(state.recent or (state.timer,)), timer)[-MAX_RECENT:],
+def _is_credible(state: Agreement, speech: Speech, tag: Tag) -> bool:
+    return tag.counter <= _counter(state) + MAX_JUMP and (
+        speech.accounts is None or tag.author in speech.accounts
     )
-    return _remembered(changed, Heard(author, device, timer, stamp, counter))
 
 
-def _find(state: Agreement, author: BareJid, device: DeviceId) -> Heard | None:
-    for heard in state.heard:
-        if (heard.author, heard.device) == (author, device):
-            return heard
-    return None
+def _merged(state: Agreement, speech: Speech, tag: Tag, stamp: int) -> Agreement:
+    """Take in a message that names the setting which its sender holds."""
+    state = _told(state, tag)
+    heard = state.find(speech.speaker)
+    if state.tag is None or tag.rank > state.tag.rank:
+        own = speech.own and tag.author == speech.author
+        state = adopted(state, tag, own=own)
+    elif tag.timer != state.timer:
+        state = noted(state, Said(tag.counter, tag.timer, tag.author, tag.device, stamp))
+    holds = tag == state.tag
+    # Such a device is judged by its value only if another client takes its place.
+    return remembered(
+        state,
+        Heard(
+            *speech.speaker,
+            announced=True,
+            timer=tag.timer,
+            stamp=max(stamp, heard.stamp),
+            seen=state.current if holds else heard.seen,
+            quiet=holds and tag.timer is None,
+            last=max(stamp, heard.last),
+        ),
+    )
 
 
-def _remembered(state: Agreement, heard: Heard) -> Agreement:
-    others = [
-        other
-        for other in state.heard
-        if (other.author, other.device) != (heard.author, heard.device)
-    ]
-    if len(others) >= MAX_HEARD:
-        others.remove(min(others, key=lambda other: other.stamp))
-    return replace(state, heard=(*others, heard))
+def _told(state: Agreement, tag: Tag) -> Agreement:
+    """Note that the setting's author announced it: what that device said before is a replay."""
+    heard = state.find((tag.author, tag.device))
+    if heard.announced and heard.stamp >= tag.stamp:
+        return state
+    return remembered(state, replace(heard, announced=True, timer=tag.timer, stamp=tag.stamp))
 
 
-def _from_fields(fields: dict[str, Any]) -> Agreement:
-    heard = tuple(Heard(**item) for item in fields.pop("heard"))
-    state = Agreement(**{**fields, "recent": tuple(fields["recent"])}, heard=heard)
-    for timer in (state.timer, *state.recent, *(item.timer for item in heard)):
-        if timer is not None:
-            checked_timer(timer)
-    return state
+def _overtaken(state: Agreement, speech: Speech, stamp: int) -> Agreement:
+    """Take in what a device said before its last announcement: others may still repeat it."""
+    value = speech.announcement.timer
+    if value is None or any(said.timer == value for said in state.said):
+        return state
+    return noted(state, Said(_counter(state), value, *speech.speaker, stamp))
+
+
+def _judged(state: Agreement, speech: Speech, stamp: int) -> Agreement:
+    """Take in a message that merely carries a value."""
+    value, heard = speech.announcement.timer, state.find(speech.speaker)
+    seen = echo.newest_seen(state, heard, value, stamp)
+    if state.tag is None or value != state.timer:
+        verdict = echo.judge(state, speech, stamp)
+        if verdict is echo.Verdict.CHANGE:
+            tag = Tag(next_counter(state), stamp, *speech.speaker, value)
+            state = adopted(state, tag, own=speech.own)
+        else:
+            # Who replaces the current setting replaces what is late as well, and says so.
+            counter = _counter(state) if verdict is echo.Verdict.LATE else None
+            state = noted(state, Said(counter, value, *speech.speaker, stamp))
+    return remembered(
+        state,
+        Heard(
+            *speech.speaker,
+            announced=True,
+            timer=value,
+            stamp=stamp,
+            seen=seen,
+            quiet=value is None,
+            last=max(stamp, heard.last),
+        ),
+    )
+
+
+def _counter(state: Agreement) -> int:
+    return 0 if state.tag is None else state.tag.counter
+
+
+def _without_timer(state: Agreement, heard: Heard, stamp: int) -> Agreement:
+    """Absence says nothing, but for an opt-out that waits for it."""
+    if state.tag is None or not state.out:
+        return state
+    quiet = heard.quiet or stamp >= state.tag.stamp
+    return remembered(state, replace(heard, quiet=quiet, last=max(stamp, heard.last)))
+
+
+def _ended(state: Agreement) -> Agreement:
+    """End an opt-out once every active device of others has sent a message without a timer.
+
+    "The original client seeing no ephemeral tag is being included SHOULD stop sending the opt-out
+    element" (XEP-0466 section 3.5).
+    """
+    if not state.out or state.tag is None:
+        return state
+    author, since = state.tag.author, state.tag.stamp - ACTIVE
+    active = [each.quiet for each in state.heard if each.author != author and each.last >= since]
+    return replace(state, out=not (active and all(active)))
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)

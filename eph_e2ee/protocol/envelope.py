@@ -36,9 +36,9 @@ __all__ = [
 
 NAMESPACE = "urn:xmpp:sce:1"
 
-MINIMUM_SIZE = 512
-"""Bytes that every envelope reaches before the random part. The affixes take about 250, so short
-texts, receipts and changes of the timer look alike; a stanza stays well below a kilobyte."""
+MINIMUM_SIZE = 1024
+"""Bytes that every envelope reaches before the random part. The affixes take about 250 and what is
+said of the timer about as many, so short texts, receipts and changes of the timer look alike."""
 
 MAX_PADDING = 200
 """Characters at random on top of the minimum: "between 0 and 200" (XEP-0420 section 4)."""
@@ -78,6 +78,7 @@ class Finding(enum.Enum):
     MALFORMED_TIMER = "a timer that is no xs:unsignedInt"
     CONTRADICTING_OPT_OUT = "a timer together with an opt-out; the timer counts"
     OUTER_EPHEMERAL = "an ephemeral element outside of the encryption: tampering; it was ignored"
+    MALFORMED_SETTING = "a setting of our namespace that cannot be read; it was ignored"
     CLEAR_TIMER = "a timer that stood in clear, since legacy OMEMO has no envelope"
 
 

@@ -138,11 +138,13 @@ def _deadline(lifetime: Lifetime, phase: Phase, now: float) -> int | None:
 
     That of an unread message held for the case that it stays so, and ends with the reading.
     """
-    # Rounded up: nobody gets less than the timer's whole seconds.
+    # Rounded up: nobody gets less than the timer's whole seconds. A time before 1970 is no time of
+    # any message, whoever gives it.
+    moment = max(0, math.ceil(now))
     if phase is Phase.GONE:
-        candidate = math.ceil(now)
+        candidate = moment
     elif phase is Phase.RUNNING and lifetime.timer is not None:
-        candidate = math.ceil(now) + lifetime.timer
+        candidate = moment + lifetime.timer
         if lifetime.phase is Phase.UNREAD:
             return candidate
     else:

@@ -34,21 +34,26 @@ from eph_e2ee.vault.rows import (
     PHASE_CODES,
     PHASES,
     READ,
+    READ_BETWEEN,
     READ_ENDING,
     READ_PAGE,
+    READ_STANDINGS,
     READ_UNSENT,
+    SET_DELIVERY,
     Gone,
     NewMessage,
+    Standing,
     delivery_after,
     find_replays,
     leaf_of,
     new_entry,
     open_content,
     seal_content,
+    standing,
 )
 from eph_e2ee.vault.shared import Conversation
 
-__all__ = ["KEY_KIND", "Gone", "NewMessage", "Transaction"]
+__all__ = ["KEY_KIND", "Gone", "NewMessage", "Standing", "Transaction"]
 
 LOG = logging.getLogger(__name__)
 
@@ -142,6 +147,36 @@ class Transaction(Ending):
                 break
             bound = rows[-1].number
         return entries
+
+    @property
+    def next_number(self) -> int:
+        """The number of the next message: none that is kept later has a smaller one."""
+        return self._shared.next_number
+
+    def entries_between(self, first: int, end: int) -> list[Entry]:
+        """Return the messages and tombstones of all conversations from a number to before another.
+
+        The oldest come first. A row that does not open is skipped, as in `entries`.
+        """
+        return self._readable(self.read(READ_BETWEEN, {"first": first, "end": end}).all())
+
+    def standings(self, conversation: BareJid, until: int, limit: int) -> list[Standing]:
+        """Return where the messages of a conversation stand, the newest first; none is opened.
+
+        Args:
+            conversation: the bare JID of the peer or the room.
+            until: only those with this number or a smaller one.
+            limit: at least 1.
+        """
+        found = self.find_conversation(conversation)
+        if found is None:
+            return []
+        page = {"of": found.number, "until": until, "count": limit}
+        return [standing(row) for row in self.read(READ_STANDINGS, page)]
+
+    def set_delivery(self, number: int, delivery: Delivery) -> None:
+        """Write down how far a message of ours came, whatever else has become of it."""
+        self.change(SET_DELIVERY, {"of": number, "new_delivery": DELIVERY_CODES[delivery]})
 
     def unsent(self) -> list[Entry]:
         """Return the messages of ours that have not left this machine, the oldest first.

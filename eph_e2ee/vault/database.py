@@ -54,7 +54,7 @@ __all__ = [
     "translated",
 ]
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """The format this code writes; a greater one is a newer library's."""
 
 CLOCK: Final = "clock"

@@ -137,6 +137,14 @@ class Ratchets(Storage):
         """Forget what is pending: the step that stored it has failed."""
         self._pending = {}
 
+    def savepoint(self) -> dict[str, str | None]:
+        """Return what is pending now, to `restore` it."""
+        return dict(self._pending)
+
+    def restore(self, savepoint: dict[str, str | None]) -> None:
+        """Forget what has been stored since a savepoint: one of several steps has failed."""
+        self._pending = savepoint
+
     def forget_cached(self) -> None:
         """Read everything from the vault again, for a commit has failed.
 

@@ -5,7 +5,7 @@
 
 import functools
 import json
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Row, Select, bindparam, func, select, text, update
@@ -20,6 +20,7 @@ from eph_e2ee.model import (
     Entry,
     MessageId,
     Phase,
+    TimerChange,
 )
 from eph_e2ee.protocol.lifetime import Event, Lifetime
 from eph_e2ee.vault.database import ENDING, NOT_GONE, UNSENT, messages, replays
@@ -30,7 +31,10 @@ from eph_e2ee.vault.primitives import Key, open_sealed, pad, seal, unpad
 # The database's words for the enums. Their order is the format: only ever append.
 DIRECTIONS: Final = (Direction.INCOMING, Direction.OUTGOING)
 PHASES: Final = (Phase.UNSENT, Phase.UNREAD, Phase.READ, Phase.RUNNING, Phase.GONE)
-DELIVERIES: Final = (Delivery.UNSENT, Delivery.SENT, Delivery.RECEIVED)
+DELIVERIES: Final = (
+    *(Delivery.UNSENT, Delivery.SENT, Delivery.RECEIVED),
+    *(Delivery.DELIVERED, Delivery.DISPLAYED, Delivery.FAILED),
+)
 DIRECTION_CODES: Final = {value: code for code, value in enumerate(DIRECTIONS)}
 PHASE_CODES: Final = {value: code for code, value in enumerate(PHASES)}
 DELIVERY_CODES: Final = {value: code for code, value in enumerate(DELIVERIES)}
@@ -48,6 +52,22 @@ READ_PAGE = (
     .where(messages.c.conversation == bindparam("of"), messages.c.number < bindparam("before"))
     .order_by(messages.c.number.desc())
     .limit(bindparam("count"))
+)
+READ_BETWEEN = (
+    select(messages)
+    .where(messages.c.number >= bindparam("first"), messages.c.number < bindparam("end"))
+    .order_by(messages.c.number)
+)
+READ_STANDINGS = (
+    select(messages.c.number, messages.c.direction, messages.c.phase, messages.c.delivery)
+    .where(messages.c.conversation == bindparam("of"), messages.c.number <= bindparam("until"))
+    .order_by(messages.c.number.desc())
+    .limit(bindparam("count"))
+)
+SET_DELIVERY = (
+    update(messages)
+    .where(messages.c.number == bindparam("of"))
+    .values(delivery=bindparam("new_delivery"))
 )
 READ_UNSENT = select(messages).where(text(UNSENT)).order_by(messages.c.number)
 MOVE = (
@@ -138,6 +158,15 @@ def find_replays(count: int) -> Select[tuple[int]]:
     return select(replays.c.number).where(replays.c.hash.in_([b""] * count))
 
 
+class Standing(NamedTuple):
+    """Where a message stands, as its row says without being opened."""
+
+    number: int
+    direction: Direction
+    phase: Phase
+    delivery: Delivery
+
+
 class Gone(NamedTuple):
     """A message whose time was over and whose row has become a tombstone.
 
@@ -163,6 +192,13 @@ def new_entry(number: int, message: NewMessage, now: float) -> Entry:
         timer=lifetime.timer,
         deadline=lifetime.deadline,
         content=None if gone else message.content,
+    )
+
+
+def standing(row: Row[Any]) -> Standing:
+    """Return what a row of `READ_STANDINGS` says."""
+    return Standing(
+        row.number, DIRECTIONS[row.direction], PHASES[row.phase], DELIVERIES[row.delivery]
     )
 
 
@@ -204,13 +240,17 @@ def _encode(content: Content) -> bytes:
         content.device,
         content.message_id,
         content.sent_at,
+        content.archive_id,
+        None if content.change is None else astuple(content.change),
+        content.wants_marker,
     ]
     return ENCODER.encode(fields).encode("utf-8", "surrogatepass")
 
 
 def _decode(data: bytes) -> Content:
     try:
-        body, elements, sender, device, message_id, sent_at = json.loads(data)
+        body, elements, sender, device, message_id, sent_at, *rest = json.loads(data)
+        archive_id, change, wants_marker = rest
     except ValueError:
         raise VaultDamaged("a message of the vault cannot be read: restore it") from None
     return Content(
@@ -220,4 +260,7 @@ def _decode(data: bytes) -> Content:
         device=None if device is None else DeviceId(device),
         message_id=MessageId(message_id),
         sent_at=sent_at,
+        archive_id=archive_id,
+        change=None if change is None else TimerChange(*change),
+        wants_marker=wants_marker,
     )

@@ -1,8 +1,8 @@
 """What the flows need of slixmpp and OMEMO, in the project's own words and errors."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, ClassVar, Final, Self, TypeVar, cast
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, ClassVar, Final, Protocol, Self, TypeVar, cast
 from xml.etree.ElementTree import Element
 
 import omemo
@@ -14,10 +14,6 @@ from omemo.storage import Storage
 from omemo.types import DeviceInformation
 from slixmpp import JID, ClientXMPP
 from slixmpp.plugins.base import PluginManager, register_plugin
-from slixmpp.stanza import Message
-from slixmpp.xmlstream.handler import Callback
-from slixmpp.xmlstream.matcher import MatchXPath
-from slixmpp.xmlstream.matcher.base import MatcherBase
 
 from eph_e2ee.errors import (
     LocalProtocolError,
@@ -29,15 +25,20 @@ from eph_e2ee.errors import (
     TrustUndecided,
 )
 from eph_e2ee.model import BareJid, DeviceId, MessageId
-from eph_e2ee.protocol.capability import Capability, assess
+from eph_e2ee.protocol.capability import Answer, Capability, assess
 from eph_e2ee.protocol.envelope import Envelope
+from eph_e2ee.xmpp.acks import Acks
+from eph_e2ee.xmpp.archive import Archive
+from eph_e2ee.xmpp.arrivals import Accept, Arrivals
+from eph_e2ee.xmpp.displayed import Displayed
 from eph_e2ee.xmpp.ephemeral import XEP_0466
 from eph_e2ee.xmpp.gate import Pending
+from eph_e2ee.xmpp.lifecycle import Lifecycle
 from eph_e2ee.xmpp.omemo import XEP_0384, Sealed
 from eph_e2ee.xmpp.parcel import MODERN, OLD, Opened, fingerprint, written
 from eph_e2ee.xmpp.sce import XEP_0420
 from eph_e2ee.xmpp.servertime import ServerTime
-from eph_e2ee.xmpp.stanzas import RESULT, Arrival, archived, live, outer_message
+from eph_e2ee.xmpp.stanzas import Arrival, outer_message
 
 __all__ = ["Account", "Client"]
 
@@ -45,8 +46,18 @@ Client = ClientXMPP
 
 Value = TypeVar("Value")
 
-STANZAS: Final = "eph_e2ee: encrypted messages"
-ARCHIVE: Final = "eph_e2ee: results of the archive"
+NEIGHBOURS: Final = ("xep_0297", "xep_0280")
+"""Plugins of slixmpp that are enabled where the application has not: carbons, and forwarding."""
+
+
+class Told(Protocol):
+    """Who hears what is said of messages, and keeps to itself whatever goes wrong."""
+
+    async def bounced(self, sender: BareJid, message_id: MessageId) -> None:
+        """A message of ours has come back as an error."""
+
+    async def displayed(self, conversation: BareJid, archive_id: str) -> None:
+        """A conversation was read elsewhere up to a message."""
 
 
 class Account:
@@ -55,13 +66,28 @@ class Account:
     Attributes:
         omemo: the running XEP-0384 plugin.
         server: asks the server for its time.
+        arrivals: where messages come from.
+        archive: our own archive on the server.
+        displayed: how far each conversation was read, on the server.
+        acks: what the server has taken.
+        lifecycle: when a session begins, and when a room is entered.
     """
 
-    def __init__(self, client: Client, envelopes: XEP_0420, omemo: XEP_0384) -> None:
+    def __init__(
+        self, client: Client, envelopes: XEP_0420, omemo: XEP_0384, added: Sequence[str]
+    ) -> None:
         self._client = client
         self._envelopes = envelopes
+        self._added = added
+        self._detached = False
         self.omemo = omemo
         self.server = ServerTime(client, lambda: self.has_session)
+        self.arrivals = Arrivals(client, lambda: self.bare)
+        self.archive = Archive(client, self.arrivals, lambda: self.bare)
+        self.displayed = Displayed(client, lambda: self.bare)
+        self.acks = Acks(client)
+        self.lifecycle = Lifecycle(client)
+        self._telling: set[asyncio.Task[None]] = set()
 
     @classmethod
     def attached(
@@ -74,6 +100,9 @@ class Account:
         """
         if "xep_0384" in client.plugin:
             raise LocalProtocolError("the client has an XEP-0384 plugin already: attach instead")
+        added = [name for name in NEIGHBOURS if name not in client.plugin]
+        for name in added:
+            client.register_plugin(name)
         for plugin in (XEP_0420, XEP_0466, _VaultOmemo):
             register_plugin(plugin)
         client.register_plugin("xep_0420")
@@ -81,12 +110,21 @@ class Account:
         client.register_plugin("xep_0384", {"storage": storage, "blind_trust": blind_trust})
         envelopes = cast("XEP_0420", client.plugin.get("xep_0420", None))
         envelopes.now = now
-        return cls(client, envelopes, cast("XEP_0384", client.plugin.get("xep_0384", None)))
+        encryption = cast("XEP_0384", client.plugin.get("xep_0384", None))
+        return cls(client, envelopes, encryption, added)
 
     async def detach(self) -> None:
-        """Disable the plugins again, and wait until python-omemo's tasks have ended."""
+        """Disable the plugins again, and wait until python-omemo's tasks have ended.
+
+        It can be called again.
+        """
+        if self._detached:
+            return
+        self._detached = True
         self.server.detach()
-        for name in ("xep_0384", "xep_0466", "xep_0420"):
+        self.acks.detach()
+        self.lifecycle.detach()
+        for name in ("xep_0384", "xep_0466", "xep_0420", *reversed(self._added)):
             if name in self._client.plugin:
                 # slixmpp leaves this method without types.
                 cast("PluginManager", self._client.plugin).disable(name)  # type: ignore[no-untyped-call]
@@ -100,6 +138,11 @@ class Account:
     def bare(self) -> BareJid:
         """Our own bare JID."""
         return BareJid(self._client.boundjid.bare)
+
+    @property
+    def servers(self) -> tuple[BareJid, BareJid]:
+        """Who speaks for our own server: its host, and our account."""
+        return BareJid(self._client.boundjid.domain), self.bare
 
     @property
     def device(self) -> DeviceId:
@@ -116,27 +159,29 @@ class Account:
 
     # -- in ------------------------------------------------------------------------------------
 
-    def listen(self, accept: Callable[[Arrival], None]) -> None:
-        """Give every encrypted message to `accept`, from the stream and from the archive."""
+    def listen(self, accept: Accept, told: Told) -> None:
+        """Give what arrives to `accept`, and what others say of messages to `told`."""
 
-        def from_stream(stanza: Any) -> None:
-            arrival = live(stanza, self.bare)
-            if arrival is not None:
-                accept(arrival)
+        def bounced(sender: BareJid, message_id: MessageId) -> None:
+            self._told_of(told.bounced(sender, message_id))
 
-        def from_archive(stanza: Any) -> None:
-            arrival = archived(stanza, self.bare)
-            if arrival is not None and _is_encrypted(arrival.xml):
-                accept(arrival)
+        def displayed(conversation: BareJid, archive_id: str) -> None:
+            self._told_of(told.displayed(conversation, archive_id))
 
-        self._client.register_handler(Callback(STANZAS, _Encrypted(None), from_stream))
-        result = MatchXPath(f"{{jabber:client}}message/{RESULT}")
-        self._client.register_handler(Callback(ARCHIVE, result, from_archive))
+        self.arrivals.listen(accept, bounced)
+        self.displayed.listen(displayed)
 
     def stop_listening(self) -> None:
-        """Take the handlers away again."""
-        self._client.remove_handler(STANZAS)
-        self._client.remove_handler(ARCHIVE)
+        """Take the handlers away again, and end what they have begun."""
+        self.arrivals.stop()
+        self.displayed.stop()
+        for task in self._telling:
+            task.cancel()
+
+    def _told_of(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = self.start(coroutine)
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
 
     def fingerprint(self, arrival: Arrival) -> str | None:
         """What no second message shares: the ratchet's own text for this device; None if none."""
@@ -157,7 +202,11 @@ class Account:
             RemoteProtocolError: it breaks a rule.
         """
         return self._envelopes.open(
-            plaintext, sender=arrival.sender, to=to, sent_at=arrival.sent_at
+            plaintext,
+            sender=arrival.sender,
+            to=to,
+            sent_at=arrival.sent_at,
+            group=arrival.room is not None,
         )
 
     # -- out -----------------------------------------------------------------------------------
@@ -211,17 +260,17 @@ class Account:
 
     async def begin_reading(
         self,
-        operation: Callable[[], Awaitable[Value]],
-        work: Callable[[Value], Callable[[Any], Any]],
-    ) -> Pending[Value, Any]:
-        """Do the same for something that arrived.
+        operations: Sequence[Callable[[], Awaitable[Value]]],
+        work: Callable[[list[Value | RemoteProtocolError]], Callable[[Any], Any]],
+    ) -> Pending[list[Value | RemoteProtocolError], Any]:
+        """Do the same for what arrived, as far as no download is needed: `gate.Gate.begin_many`.
 
         Raises:
-            RemoteProtocolError: it does not open, or its sender's device cannot be found.
+            RemoteProtocolError: the sender's device of the first one cannot be found.
             VaultError: the vault refused; nothing was stored.
         """
         try:
-            return await self.omemo.gate.begin(operation, work)
+            return await self.omemo.gate.begin_many(operations, work)
         except omemo.OMEMOException:
             reason = Reason.UNKNOWN_SENDER
         raise RemoteProtocolError(reason)
@@ -268,6 +317,17 @@ class Account:
                 stanza.append(clear)
             stanza.send()
 
+    async def has_readers(self, jid: BareJid) -> bool:
+        """Whether an account has devices that read envelopes; of our own, others than this one.
+
+        Raises:
+            NotSent: OMEMO does not run, or the server did not answer.
+        """
+        return any(
+            capability.reads_sce is Answer.YES and device != self.device
+            for device, capability in (await self.capabilities(jid)).items()
+        )
+
     async def capabilities(self, jid: BareJid) -> dict[DeviceId, Capability]:
         """What each device of an account can read and do, as far as it is known.
 
@@ -306,17 +366,6 @@ class _VaultOmemo(XEP_0384):
         self, manually_trusted: frozenset[DeviceInformation], identifier: str | None
     ) -> None:
         """Decide nothing: the send ends with `TrustUndecided`, and the application decides."""
-
-
-class _Encrypted(MatcherBase):
-    """Matches a message with an `<encrypted/>` of either namespace, once."""
-
-    def match(self, xml: Any) -> bool:
-        return isinstance(xml, Message) and _is_encrypted(xml.xml)
-
-
-def _is_encrypted(xml: Element) -> bool:
-    return any(xml.find(f"{{{namespace}}}encrypted") is not None for namespace in (MODERN, OLD))
 
 
 def _not_sent(failure: omemo.OMEMOException) -> NotSent:

@@ -2,9 +2,9 @@
 
 The key exchanges cross: each replaces the session that the other side has just begun, so that both
 end up with the one that the other has given up, and nothing opens any more, for good: python-omemo
-keeps one session a device. Here the session of ours that a key exchange replaces is laid aside, and
-changes places with the other one when a message comes in it. Whatever is sent meanwhile opens, and
-once one side has answered the other, both are in one session.
+keeps one session a device. Here the session that a key exchange replaces is laid aside, and changes
+places with the other one when a message comes in it. Whatever is sent meanwhile opens, and once one
+side has answered the other, both are in one session.
 """
 
 from contextlib import suppress
@@ -34,11 +34,14 @@ async def settled(backend: Backend, message: omemo.Message) -> bool:
 
 
 async def kept_aside(backend: Backend, message: omemo.Message) -> None:
-    """Lay our own session aside before a key exchange replaces it unanswered."""
+    """Lay the session that stands aside before a key exchange replaces it.
+
+    Also one that was answered: the key exchange may come late, out of an archive, and then the
+    other side has long been in the session that stands.
+    """
     session = await backend.load_session(message.bare_jid, message.device_id)
-    if session is None or session.initiation is not Initiation.ACTIVE or session.confirmed:
-        return
-    await backend.store_session(_named(session, message.bare_jid + ASIDE))
+    if session is not None:
+        await backend.store_session(_named(session, message.bare_jid + ASIDE))
 
 
 async def changed_places(backend: Backend, message: omemo.Message) -> bool:

@@ -11,7 +11,8 @@ lock, and in three steps:
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
@@ -19,9 +20,11 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 import omemo
 from omemo.storage import Storage
 
-from eph_e2ee.errors import EphemeralError
+from eph_e2ee.errors import EphemeralError, RemoteProtocolError
 
 __all__ = ["Absent", "Gate", "Pending", "Transactional", "Unit"]
+
+log = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
 Result = TypeVar("Result")
@@ -41,6 +44,12 @@ class Transactional(Protocol):
 
     def discard(self) -> None:
         """Forget what is pending."""
+
+    def savepoint(self) -> object:
+        """What is pending now, to `restore` it."""
+
+    def restore(self, savepoint: Any) -> None:
+        """Forget what has been stored since a savepoint."""
 
     def forget_cached(self) -> None:
         """Read everything again: a commit has failed."""
@@ -93,7 +102,9 @@ class Pending(Generic[Value, Result]):
             await self._forget()
             raise
         for send in self._unit.messages.values():
-            await send()
+            # One that does not leave is a message that the peer skips; ours is open and stored.
+            if isinstance(outcome := await _outcome(send), omemo.OMEMOException):
+                log.warning("an empty message was not sent: %s", type(outcome).__name__)
         return result
 
     async def publish(self) -> None:
@@ -147,6 +158,48 @@ class Gate:
             except Absent as absent:
                 unit.fetched[absent.name] = await _outcome(absent.fetch)
         raise omemo.OMEMOException("more device lists and bundles than one operation may fetch")
+
+    async def begin_many(
+        self,
+        operations: Sequence[Callable[[], Awaitable[Value]]],
+        work: Callable[[list[Value | RemoteProtocolError]], Work],
+    ) -> Pending[list[Value | RemoteProtocolError], Any]:
+        """Run the first operations, each for itself, and queue one commit for all of them.
+
+        One that a peer's bytes make fail takes no other along. It ends before one that has to wait
+        for a download, unless that is the first: call it again with the rest.
+
+        Raises:
+            Exception: whatever else one of them raises, after everything was discarded.
+        """
+
+        async def together() -> list[Value | RemoteProtocolError]:
+            outcomes: list[Value | RemoteProtocolError] = []
+            for operation in operations:
+                try:
+                    outcomes.append(await self._attempt(operation))
+                except RemoteProtocolError as error:
+                    outcomes.append(error)
+                except Absent:
+                    if not outcomes:
+                        raise
+                    break
+            return outcomes
+
+        return await self.begin(together, work)
+
+    async def _attempt(self, operation: Callable[[], Awaitable[Value]]) -> Value:
+        """Run a part of an operation; what it stored before it raised is forgotten."""
+        unit, storage = self._unit, self._storage
+        if unit is None or not isinstance(storage, Transactional):
+            return await operation()
+        savepoint, messages, uploads = storage.savepoint(), dict(unit.messages), dict(unit.uploads)
+        try:
+            return await operation()
+        except BaseException:
+            storage.restore(savepoint)
+            unit.messages, unit.uploads = messages, uploads
+            raise
 
     async def run(self, operation: Callable[[], Awaitable[Value]]) -> Value:
         """Run `operation` alone, commit, and let out what waited; within itself, just run it."""

@@ -63,6 +63,7 @@ class Sessions(BaseSessionManager):
     def __init__(self) -> None:
         super().__init__()
         self._unanswered: Counter[tuple[str, str, int]] = Counter()
+        self._catching_up = False
         self._routing = False
         self.routed: dict[str, frozenset[DeviceInformation]] = {}
         """What is known of the devices of each account that the last envelope was encrypted for."""
@@ -98,10 +99,23 @@ class Sessions(BaseSessionManager):
         device: DeviceInformation = result[1]
         counted = (message.namespace, device.bare_jid, device.device_id)
         self._unanswered[counted] += 1
-        if self._unanswered[counted] >= HEARTBEAT:
-            del self._unanswered[counted]
-            await self._answer(self.backends[message.namespace], device)
+        if self._unanswered[counted] >= HEARTBEAT and not self._catching_up:
+            await self._answer(*counted)
         return result
+
+    def before_history_sync(self) -> None:
+        """Begin to read an archive: answers wait for its end, and each device gets one at most."""
+        self._catching_up = True
+        super().before_history_sync()
+
+    @_alone
+    async def after_history_sync(self) -> None:
+        """End it, and send the answers that have waited."""
+        self._catching_up = False
+        await super().after_history_sync()
+        waiting = [each for each, count in self._unanswered.items() if count >= HEARTBEAT]
+        for counted in waiting:
+            await self._answer(*counted)
 
     update_device_list = _alone(BaseSessionManager.update_device_list)
     refresh_device_list = _alone(BaseSessionManager.refresh_device_list)
@@ -116,7 +130,6 @@ class Sessions(BaseSessionManager):
     purge_backend = _alone(BaseSessionManager.purge_backend)
     purge_bare_jid = _alone(BaseSessionManager.purge_bare_jid)
     ensure_data_consistency = _alone(BaseSessionManager.ensure_data_consistency)
-    after_history_sync = _alone(BaseSessionManager.after_history_sync)
 
     # -- ratchets ------------------------------------------------------------------------------
 
@@ -139,13 +152,15 @@ class Sessions(BaseSessionManager):
                 raise
         return await super().decrypt(message)
 
-    async def _answer(self, backend: Backend, device: DeviceInformation) -> None:
+    async def _answer(self, namespace: str, bare_jid: str, device_id: int) -> None:
         """Send one empty message, so that the sender's ratchet turns (XEP-0384 section 4.3).
 
         Nothing is downloaded for it: the message that it answers is open, and a storage without
         commits could not open it again.
         """
-        session = await backend.load_session(device.bare_jid, device.device_id)
+        del self._unanswered[namespace, bare_jid, device_id]
+        backend = self.backends[namespace]
+        session = await backend.load_session(bare_jid, device_id)
         if session is None:
             return
         # Private, but asking for it in public would look up every device of ours.
@@ -163,7 +178,7 @@ class Sessions(BaseSessionManager):
                 content,
                 frozenset({(key, exchange)}),
             ),
-            device.bare_jid,
+            bare_jid,
         )
 
     async def _SessionManager__get_device_information(self, bare_jid: str) -> Any:  # noqa: N802

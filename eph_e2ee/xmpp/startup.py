@@ -1,8 +1,10 @@
 """OMEMO's life on a client: started at bind, tried again after a failure, ended without a trace."""
 
 import asyncio
+import logging
 from abc import ABCMeta
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from typing import Any, ClassVar, cast
 
 import oldmemo.migrations
@@ -33,6 +35,8 @@ from eph_e2ee.xmpp.sce import XEP_0420
 from eph_e2ee.xmpp.sessions import Legacy, Modern, Sessions
 
 __all__ = ["Startup"]
+
+log = logging.getLogger("eph_e2ee")
 
 DEVICE_LIST_NODES = (TWOMEMO_DEVICE_LIST_NODE, OLDMEMO_DEVICE_LIST_NODE)
 
@@ -75,6 +79,7 @@ class Startup(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
         self._retry_after = FIRST_RETRY
         self._proven: set[str] = set()
         self._own_device = 0
+        self._archives = 0
         self._ended = False
 
     # -- the plugin's life ---------------------------------------------------------------------
@@ -221,6 +226,27 @@ class Startup(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
         self._proven = set((await self.storage.load_list(PROVEN, str)).maybe([]))
         if own.label is None:
             await sessions.set_own_label(LABEL_MARKER)
+
+    @asynccontextmanager
+    async def history_sync(self) -> AsyncIterator[None]:
+        """Have OMEMO know that an archive is being read: it answers nobody before the end.
+
+        Several may be read at once.
+        """
+        self._archives += 1
+        self.sessions.before_history_sync()
+        try:
+            yield
+        finally:
+            self._archives -= 1
+            if not self._archives and self._sessions is not None:
+                await self._synchronised(self._sessions)
+
+    async def _synchronised(self, sessions: Sessions) -> None:
+        try:
+            await sessions.after_history_sync()
+        except omemo.OMEMOException as failure:  # an answer that could not be sent
+            log.warning("OMEMO could not answer yet: %s", type(failure).__name__)
 
     # -- device lists --------------------------------------------------------------------------
 

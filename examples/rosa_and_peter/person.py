@@ -79,7 +79,8 @@ class Person:
                 return await self._chat.set_timer(self._peer, delta(order["timer"]))
             case "history":
                 asked = time.time()
-                messages = [seen(each) for each in await self._chat.history(self._peer)]
+                history = await self._chat.history(self._peer)
+                messages = [seen(each) for each in history if each.change is None]
                 return {"asked": asked, "at": time.time(), "messages": messages}
             case unknown:
                 raise ValueError(unknown)

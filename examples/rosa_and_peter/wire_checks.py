@@ -24,10 +24,14 @@ ROUTING: Final = {
 }
 """What may stand beside a ciphertext: what servers need."""
 
-DEVICE_LISTS: Final = {
+RESULT: Final = "{urn:xmpp:mam:2}result"
+
+NODES: Final = {
     "urn:xmpp:omemo:2:devices",
     "eu.siacs.conversations.axolotl.devicelist",
+    "urn:xmpp:mds:displayed:0",
 }
+"""Device lists, and how far our own devices have read: the id of a message in the archive."""
 
 BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 
@@ -119,7 +123,11 @@ def _fault(child: Element) -> str:
         return ""
     if child.tag == f"{EVENT}event":
         nodes = {items.get("node") for items in child}
-        return "" if nodes <= DEVICE_LISTS else "an event that is no device list"
+        return "" if nodes <= NODES else "an event that is neither a device list nor a place"
+    if child.tag == RESULT:
+        # A message out of the archive, as it went over the wire when it was sent.
+        inside = [part for message in child.iter(MESSAGE) for part in message]
+        return next((fault for part in inside if (fault := _fault(part))), "")
     if child.tag not in ROUTING:
         return f"a message with {child.tag} in clear"
     return "" if not (child.text or "").strip() and not len(child) else f"{child.tag} with content"

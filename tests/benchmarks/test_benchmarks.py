@@ -9,7 +9,15 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from tests.benchmarks import end_to_end, forgetting, growth, hardened, opening, storing
+from tests.benchmarks import (
+    catching_up,
+    end_to_end,
+    forgetting,
+    growth,
+    hardened,
+    opening,
+    storing,
+)
 from tests.benchmarks.measure import Syncs, Target, Written
 
 if TYPE_CHECKING:
@@ -39,6 +47,14 @@ def test_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert printed["one: database commits, a message and side"] >= 1
     assert printed["burst: empty messages in 1000"] == 0
     assert len(printed) == 9
+
+
+@pytest.mark.integration
+def test_catching_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # The file differs from memory in its storage alone, as at `end_to_end`.
+    few = ["--messages", "5", "--file-messages", "0", "--rounds", "1"]
+    catching_up.main([*few, "--folder", str(tmp_path)])
+    assert targets(capsys)["catching up, rate against memory"] > 0
 
 
 def test_forgetting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

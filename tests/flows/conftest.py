@@ -10,7 +10,7 @@ import pytest
 import eph_e2ee
 from eph_e2ee.vault.vault import Vault
 from tests.flows.watching import Watch
-from tests.support.clock import ManualClock
+from tests.support.clock import ManualClock, ManualSource
 from tests.xmpp.clients import World
 
 if TYPE_CHECKING:
@@ -26,15 +26,34 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class Party:
-    """One account with a chat, and the events that it was given."""
+    """One account with a chat, and the events that it was given.
 
-    EVENTS = ("message", "expired", "timer_changed", "unsupported", "rejected")
+    Args:
+        world: where its client is.
+        name: the account's.
+        folder: of the vault.
+        source: of its clock.
+        options: for `attach`.
+    """
 
-    def __init__(self, world: World, name: str, folder: Path, timer: timedelta | None) -> None:
+    EVENTS = (
+        *("message", "expired", "timer_changed", "delivery"),
+        *("catch_up", "unsupported", "rejected"),
+    )
+
+    def __init__(
+        self,
+        world: World,
+        name: str,
+        folder: Path,
+        source: ManualSource | None = None,
+        **options: Any,
+    ) -> None:
+        self.name, self.folder, self.options = name, folder, options
         self.jid = f"{name}@example.org"
-        self.clock = ManualClock()
+        self.clock = ManualClock(source)
         self.client = world.client(name)
-        self.chat = eph_e2ee.attach(self.client, vault=folder, timer=timer, clock=self.clock)
+        self.chat = eph_e2ee.attach(self.client, vault=folder, clock=self.clock, **options)
         self.events: dict[str, list[Any]] = {event: [] for event in self.EVENTS}
         for event, heard in self.events.items():
             self.client.add_event_handler(f"ephemeral_{event}", heard.append)
@@ -48,25 +67,75 @@ class Party:
         """The texts that have arrived."""
         return [message.body for message in self.events["message"]]
 
+    @property
+    def device(self) -> int:
+        """The id of its OMEMO device."""
+        return self.chat._account.device
+
     async def idle(self) -> None:
-        """Return once everything that has arrived is dealt with."""
+        """Return once everything that has arrived is dealt with, and what is to be told is told."""
         async with asyncio.timeout(10):
+            await self.caught_up()
             while tasks := set(self.chat._incoming._tasks):
                 await asyncio.wait(tasks)
+            while not self._has_told():
+                await self.vault.transact(lambda _: None)
+
+    def _has_told(self) -> bool:
+        """Whether the task that tells of readings waits for the next one."""
+        waits: Any = self.chat._tasks[1].get_coro()
+        waiting = getattr(waits.cr_await, "__qualname__", "") == "Event.wait"
+        return self.chat._tasks[1].done() or (waiting and not self.chat._reading._woken.is_set())
+
+    async def caught_up(self) -> None:
+        """Return once the archives have been read, as far as they can be."""
+        async with asyncio.timeout(10):
+            for backlog in self.chat._catching_up._backlogs.values():
+                if backlog.task is not None:
+                    await asyncio.wait({backlog.task})
+
+    def offline(self) -> None:
+        """End the session with the server."""
+        self.client.bound = False
+        self.client.event("session_end", None)
+
+    async def online(self) -> None:
+        """Begin a new one, and read what was missed."""
+        self.client.bound = True
+        self.client.event("session_bind", self.client.boundjid)
+        await self.caught_up()
+
+    def passes(self, seconds: float) -> None:
+        """Let time pass here; every other machine has its own."""
+        self.clock.advance(seconds)
 
 
 class Town:
     """A world with people in it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.world = World()
+    def __init__(self, folder: Path, world: World) -> None:
+        self.world = world
         self.people: list[Party] = []
         self._folder = folder
 
-    async def party(self, name: str, timer: timedelta | None = None) -> Party:
-        made = Party(self.world, name, self._folder / f"{name}.{len(self.people)}.vault", timer)
+    async def party(self, name: str, timer: timedelta | None = None, **options: Any) -> Party:
+        folder = self._folder / f"{name}.{len(self.people)}.vault"
+        return await self._arrive(Party(self.world, name, folder, timer=timer, **options))
+
+    async def again(self, party: Party, *, bind: bool = True) -> Party:
+        """End a process, and begin another one on its vault and its machine."""
+        await party.chat.close()
+        party.client.stopped, party.client.bound = True, False
+        self.people.remove(party)
+        source = party.clock.source
+        made = Party(self.world, party.name, party.folder, source, **party.options)
+        return await self._arrive(made, bind=bind)
+
+    async def _arrive(self, made: Party, *, bind: bool = True) -> Party:
         self.people.append(made)
-        await made.client.bind()
+        if bind:
+            await made.client.bind()
+            await made.caught_up()
         return made
 
     async def deliver(self) -> None:
@@ -82,9 +151,15 @@ class Town:
 
 
 @pytest.fixture
-async def town(tmp_path: Path) -> AsyncIterator[Town]:
+def world() -> World:
+    """A server without archives."""
+    return World()
+
+
+@pytest.fixture
+async def town(tmp_path: Path, world: World) -> AsyncIterator[Town]:
     """Nobody yet."""
-    town = Town(tmp_path)
+    town = Town(tmp_path, world)
     yield town
     await town.end()
 

@@ -12,7 +12,7 @@ from eph_e2ee.conversations import Conversations
 from eph_e2ee.errors import VaultDamaged
 from eph_e2ee.model import BareJid, DeviceId, Seconds
 from eph_e2ee.protocol import agreement
-from eph_e2ee.protocol.agreement import Agreement
+from eph_e2ee.protocol.agreement import Agreement, Speech
 from eph_e2ee.protocol.ephemeral import Announcement, Kind
 
 if TYPE_CHECKING:
@@ -27,14 +27,9 @@ def changed(setting: Agreement, timer: Seconds | None, stamp: float = 1.0) -> Ag
 
 
 def echoed(setting: Agreement, stamp: float) -> Agreement:
-    after, change = agreement.receive(
-        setting,
-        Announcement(Kind.TIMER, setting.timer),
-        author=PETER,
-        device=DeviceId(2),
-        stamp=stamp,
-        own=False,
-    )
+    repeated = Announcement(Kind.TIMER, setting.timer)
+    speech = Speech(PETER, DeviceId(2), stamp, repeated)
+    after, change = agreement.receive(setting, speech, now=stamp)
     assert change is None
     return after
 
@@ -48,7 +43,7 @@ async def test_a_conversation_begins_with_the_accounts_default(
     default: Seconds | None, vault: Vault
 ) -> None:
     setting = await Conversations(vault, default).setting(PETER)
-    assert setting == Agreement(timer=default)
+    assert setting == Agreement(default=default)
 
 
 async def test_a_change_is_seen_at_once_and_read_by_the_next_process(vault: Vault) -> None:
@@ -119,7 +114,7 @@ async def test_memory_is_limited_to_what_was_used_last(
 async def test_a_setting_of_a_peer_who_set_it_survives_json(vault: Vault) -> None:
     conversations = Conversations(vault, None)
     before = await conversations.setting(PETER)
-    after = replace(echoed(changed(before, HOUR), 5.0), opting_out=True)
+    after = replace(echoed(changed(before, HOUR), 5.0), out=True)
     await kept(vault, conversations.change(PETER, before, after))
     conversations.forget(PETER)
     assert await conversations.setting(PETER) == after

@@ -112,7 +112,7 @@ async def test_erasures_are_gathered(vault: Vault, watch: Watch) -> None:
 async def test_what_has_left_is_noted_within_the_same_second(watch: Watch) -> None:
     """F17."""
     watch.left.has_unnoted = True
-    watch.left.on_left()
+    watch.left.on_gathered()
     await watch.rest()
     assert watch.left.noted == 0
     await watch.passes(GATHER)
@@ -174,7 +174,9 @@ async def test_a_failing_listener_is_the_applications_affair(
     """Every message of a batch is told of once; slixmpp keeps what handlers raise."""
     numbers = [await vault.transact(reading(f"{number}")) for number in range(3)]
     told: list[int] = []
-    expiry = Expiry(vault, Nothing(), clock, lambda gone: told.append(gone.number), ManualServer())
+    expiry = Expiry(
+        vault, [Nothing()], clock, lambda gone: told.append(gone.number), ManualServer()
+    )
     task = asyncio.create_task(expiry.run())
     clock.advance(60)
     async with asyncio.timeout(10):

@@ -11,7 +11,7 @@ import pytest
 from slixmpp import JID
 
 from eph_e2ee.errors import Reason, RemoteProtocolError, VaultUnavailable
-from eph_e2ee.incoming import SHORTEST_CLEAR_TIMER, _taken_apart, _text
+from eph_e2ee.letters import SHORTEST_CLEAR_TIMER, _taken_apart, _text
 from eph_e2ee.model import BareJid, Direction, MessageId, Phase
 from eph_e2ee.protocol import ephemeral
 from eph_e2ee.protocol.envelope import Finding
@@ -167,7 +167,7 @@ async def test_nothing_is_answered_to_what_is_broken(
     assert "sentinel" not in caplog.text
 
 
-@pytest.mark.parametrize("failing", ["seen", "add"])
+@pytest.mark.parametrize("failing", ["seen", "add_many"])
 async def test_what_the_vault_refuses_is_told(
     failing: str, rosa: Party, peter: Party, monkeypatch: pytest.MonkeyPatch
 ) -> None:

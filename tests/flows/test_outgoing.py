@@ -17,10 +17,11 @@ from eph_e2ee.errors import (
     VaultDamaged,
     VaultUnavailable,
 )
-from eph_e2ee.model import BareJid, Delivery, Phase, Seconds
+from eph_e2ee.model import BareJid, Delivery, MessageId, Phase, Seconds
 from eph_e2ee.outgoing import AGREED, Draft, _content
-from eph_e2ee.protocol import ephemeral
+from eph_e2ee.protocol import ephemeral, marks, setting
 from eph_e2ee.protocol.ephemeral import Kind
+from tests.xmpp.clients import OurPlugin
 
 if TYPE_CHECKING:
     from eph_e2ee.vault.archive import Transaction
@@ -101,9 +102,13 @@ def test_a_timer_that_is_none_cannot_be_sent(timer: int) -> None:
         ephemeral.write_opt_out(),
         Element("{urn:xmpp:ephemeral:0}ephemeral", {"timer": "0"}),
         Element("{jabber:client}body"),
+        Element(f"{{{setting.NAMESPACE}}}setting"),
+        *marks.write_wanted(),
+        marks.write_displayed(MessageId("7")),
+        Element(f"{{{marks.NAMESPACE}}}read"),
     ],
 )
-def test_a_timer_or_a_text_is_not_an_element(element: Element) -> None:
+def test_what_is_sent_by_itself_is_not_an_element(element: Element) -> None:
     """F30, F29: a second one would contradict the first."""
     with pytest.raises(LocalProtocolError):
         content("text", MINUTE, element)
@@ -190,7 +195,8 @@ async def test_a_commit_that_fails_sends_nothing(
     await town.deliver()
     assert peter.bodies == ["first", "second"]
     assert [message.timer for message in peter.events["message"]] == [timedelta(hours=1)] * 2
-    assert [message.body for message in await rosa.chat.history(peter.jid)] == ["second", "first"]
+    second, first, line = await rosa.chat.history(peter.jid)
+    assert (second.body, first.body, line.body) == ("second", "first", None)
 
 
 async def test_nobody_to_encrypt_to(rosa: Party) -> None:
@@ -232,7 +238,8 @@ async def test_the_timer_runs_from_the_sending(rosa: Party, peter: Party, town: 
     await town.deliver()
     assert sent.delivery is Delivery.SENT
     assert sent.deadline == rosa.clock.now() + 60
-    (kept,) = await rosa.chat.history(peter.jid)
+    kept, line = await rosa.chat.history(peter.jid)
+    assert line.change is not None
     assert (kept.phase, kept.deadline) == (Phase.RUNNING, sent.deadline)
     (received,) = peter.events["message"]
     assert (received.phase, received.deadline) == (Phase.UNREAD, None)
@@ -253,7 +260,7 @@ async def test_a_row_that_is_damaged_stops_no_other(
         return apply(self, number, *rest)
 
     monkeypatch.setattr(kind, "apply", damaged)
-    await rosa.chat._outgoing.note_what_left()
+    await rosa.chat._outgoing.note()
     assert not rosa.chat._outgoing.has_unnoted
     entry = await rosa.vault.transact(lambda tx: tx.entry(second.number))
     assert entry is not None
@@ -273,9 +280,88 @@ async def test_what_could_not_be_noted_is_noted_later(
     with monkeypatch.context() as patch:
         patch.setattr(rosa.vault, "transact", refuse)
         with pytest.raises(VaultUnavailable):
-            await outgoing.note_what_left()
+            await outgoing.note()
     assert outgoing.has_unnoted
     rosa.clock.source.wall_time += 30
-    await outgoing.note_what_left()
-    (kept,) = await rosa.chat.history(peter.jid)
+    await outgoing.note()
+    kept, line = await rosa.chat.history(peter.jid)
+    assert line.change is not None
     assert kept.deadline == sent.deadline
+
+
+# -- what goes along, read by another client -------------------------------------------------------
+
+
+class Reader:
+    """A client that shows everything that stands in an envelope."""
+
+    def __init__(self, town: Town) -> None:
+        self.world = town.world
+        self.client = town.world.client("anna")
+        self.plugin = self.client.plug(OurPlugin)
+        self.jid = BareJid("anna@example.org")
+
+    async def read(self, sender: Party) -> list[list[str]]:
+        """The elements of each envelope that was sent."""
+        found = []
+        for stanza in sender.client.sent:
+            carried = self.world.carry(stanza, sender.client, self.client)
+            opened, _ = await self.plugin.decrypt_message(carried)
+            found.append([child.tag for child in opened.xml])
+        sender.client.sent.clear()
+        return found
+
+
+@pytest.fixture
+async def reader(town: Town) -> Reader:
+    made = Reader(town)
+    await made.client.bind()
+    return made
+
+
+SETTING = f"{{{setting.NAMESPACE}}}setting"
+WANTED = [element.tag for element in marks.write_wanted()]
+
+
+@pytest.mark.parametrize("receipts", [False, True])
+async def test_the_setting_goes_along_and_what_is_wanted_is_asked_for(
+    receipts: bool,  # noqa: FBT001 -- a parameter
+    reader: Reader,
+    town: Town,
+) -> None:
+    """Whoever gets one message knows which change it knows; receipts are asked for texts only."""
+    rosa = await town.party("rosa", receipts=receipts)
+    await rosa.chat.send(reader.jid, "text", timer=timedelta(hours=1))
+    await rosa.chat.send(reader.jid, "permanent", timer=None)
+    await rosa.chat.send(reader.jid, elements=[LOCATION])
+    await rosa.chat.set_timer(reader.jid, timedelta(minutes=1))
+    await rosa.chat.set_timer(reader.jid, None)
+    found = await reader.read(rosa)
+    assert [tags.count(SETTING) for tags in found] == [1] * 5
+    asked = [[tag for tag in tags if tag in WANTED] for tags in found]
+    assert asked == [WANTED if receipts else []] * 3 + [[], []]
+
+
+async def test_a_signal_is_for_clients_alone(rosa: Party, reader: Reader) -> None:
+    """F24, F32: no copy, no timer, no setting, nothing in clear; and it is no change."""
+    await rosa.chat.set_timer(reader.jid, timedelta(hours=1))
+    rosa.client.sent.clear()
+    before = await rosa.chat.history(reader.jid)
+    content = marks.write_received([MessageId("sentinel")])
+    await rosa.chat._outgoing.signal(reader.jid, content)
+    (stanza,) = rosa.client.sent
+    assert "sentinel" not in str(stanza)
+    assert await reader.read(rosa) == [[content[0].tag]]
+    assert len(await rosa.chat.history(reader.jid)) == len(before)
+    assert await rosa.chat.unsent() == []
+    assert await rosa.chat.timer(reader.jid) == timedelta(hours=1)
+
+
+async def test_a_signal_to_nobody_is_not_sent(rosa: Party, reader: Reader) -> None:
+    content = marks.write_received([MessageId("7")])
+    with pytest.raises(NoEligibleDevices):
+        await rosa.chat._outgoing.signal(BareJid("nobody@example.org"), content)
+    rosa.client.bound = False
+    with pytest.raises(NotConnected):
+        await rosa.chat._outgoing.signal(reader.jid, content)
+    assert rosa.client.sent == []

@@ -25,12 +25,12 @@ class Nothing:
     """Messages that have left: none, or some that cannot be noted."""
 
     def __init__(self) -> None:
-        self.on_left: Callable[[], None] = lambda: None
+        self.on_gathered: Callable[[], None] = lambda: None
         self.has_unnoted = False
         self.failure: Exception | None = None
         self.noted = 0
 
-    async def note_what_left(self) -> None:
+    async def note(self) -> None:
         if self.failure is not None:
             raise self.failure
         self.has_unnoted = False
@@ -49,7 +49,7 @@ class Watch:
         for name in ("expire_due", "settle", "sweep", "scrub"):
             self._count(name)
         self.server = ManualServer()
-        self.expiry = Expiry(vault, self.left, clock, self.told.append, self.server)
+        self.expiry = Expiry(vault, [self.left], clock, self.told.append, self.server)
         self.task = asyncio.create_task(self.expiry.run())
 
     def _count(self, name: str) -> None:

@@ -206,12 +206,16 @@ async def test_opting_out_is_repeated_until_it_is_answered(
     assert (await peter.changes.next()).new is None
     await rosa.chat.send(peter.jid, "one")
     await rosa.chat.send(peter.jid, "two")
-    assert carried == [["ephemeral", "i-want-out"], ["body", "i-want-out"], ["body", "i-want-out"]]
+    assert carried == [
+        ["ephemeral", "i-want-out", "setting"],
+        ["body", "i-want-out", "setting"],
+        ["body", "i-want-out", "setting"],
+    ]
     assert [(await peter.hear()).timer for _ in range(2)] == [None, None]
     await peter.chat.send(rosa.jid, "as you like")
     assert (await rosa.hear()).timer is None
     await rosa.chat.send(peter.jid, "thank you")
-    assert carried[3:] == [["body"]]
+    assert carried[3:] == [["body", "setting"]]
     assert (await peter.hear()).elements == ()
     assert peter.changes.all[2:] == []
 

@@ -293,6 +293,7 @@ async def test_any_form_of_opting_out_is_heard(pair: tuple[Party, Party]) -> Non
         assert (await peter.changes.next()).new is None
         await peter.chat.send(rosa.jid, "all right")
         assert (await rosa.hear()).timer is None
+        assert (await rosa.changes.next()).new is None  # her library learns what her client said
 
 
 async def test_hints_inside_are_discarded(pair: tuple[Party, Party]) -> None:

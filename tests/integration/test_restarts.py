@@ -346,7 +346,7 @@ async def test_an_event_that_the_end_interrupts_is_in_the_archive(
     def too_late(_: Any) -> None:
         arrived.set()
 
-    monkeypatch.setattr(peter.chat._incoming, "_deliver", too_late)
+    monkeypatch.setattr(peter.chat._incoming, "on_message", too_late)
     await rosa.chat.send(peter.jid, "did you see this?")
     async with asyncio.timeout(SECONDS):
         await arrived.wait()

@@ -148,11 +148,11 @@ async def test_a_text_is_nowhere_but_where_it_belongs(
     made.append(await refused(rosa.chat.send(peter.jid, text(21), elements=[element("<bare/>")])))
     made.append(await refused(rosa.chat.send(peter.jid, text(22) + "\x00")))
 
-    async def fault(_: Any) -> Any:
+    async def fault(*_: Any) -> Any:
         raise RuntimeError(f"while reading {text(23)}")
 
     with monkeypatch.context() as broken:
-        broken.setattr(peter.chat._incoming, "_read", fault)
+        broken.setattr(peter.chat._incoming._letters, "open", fault)
         await rosa.chat.send(peter.jid, text(24))
         await rosa.ping()
         await peter.ping()
@@ -312,7 +312,7 @@ async def test_broken_elements_are_rejected_without_an_answer(
     )
     broken = (
         "<encrypted xmlns='urn:xmpp:omemo:2'/>",
-        "<encrypted xmlns='urn:xmpp:omemo:2'><header sid='x'/></encrypted>",
+        "<encrypted xmlns='urn:xmpp:omemo:2'><header sid='x'/><payload>AA==</payload></encrypted>",
         "<encrypted xmlns='eu.siacs.conversations.axolotl'/>",
         "<encrypted xmlns='urn:xmpp:omemo:2'/><encrypted xmlns='urn:xmpp:omemo:2'/>",
         keys % "!!!",

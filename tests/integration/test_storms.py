@@ -18,6 +18,7 @@ from tests.support.client import connect
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from eph_e2ee.xmpp.stanzas import Arrival
     from tests.integration.conftest import NewParty
     from tests.support.prosody import Account
     from tests.support.wire import Wire
@@ -208,15 +209,16 @@ async def test_a_failing_message_takes_no_other_along(
     await paul.arrive()
     await meet(rosa, peter)
     await meet(paul, peter)
-    read = peter.chat._incoming._read
-    faults = iter([RuntimeError("a fault of our own")])
+    opened = peter.chat._incoming._letters.open
+    failed: list[str] = []
 
-    async def failing(letter: Any) -> Any:
-        if letter.arrival.sender == rosa.jid and (fault := next(faults, None)):
-            raise fault
-        return await read(letter)
+    async def failing(arrival: Arrival, replay_ids: tuple[str, ...]) -> Any:
+        if arrival.sender == rosa.jid and arrival.message_id in (failed or [arrival.message_id]):
+            failed.append(arrival.message_id)
+            raise RuntimeError("a fault of our own")
+        return await opened(arrival, replay_ids)
 
-    monkeypatch.setattr(peter.chat._incoming, "_read", failing)
+    monkeypatch.setattr(peter.chat._incoming._letters, "open", failing)
     texts = [f"number {number}" for number in range(10)]
     await together(
         *(rosa.chat.send(peter.jid, text) for text in texts), paul.chat.send(peter.jid, "and I")

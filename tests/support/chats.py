@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 from xml.etree.ElementTree import Element, fromstring
 
 from slixmpp import JID
@@ -16,7 +16,6 @@ from tests.support.clock import ManualClock, ManualSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
-    from datetime import timedelta
     from pathlib import Path
 
     from slixmpp import ClientXMPP
@@ -38,7 +37,7 @@ SECONDS: Final = 20.0
 
 
 class Party:
-    """One account and what happens to it; `arrive` and `leave` as often as one likes.
+    """One device of an account and what happens to it; `arrive` and `leave` as often as one likes.
 
     Every arrival is a new process as far as the library can tell: a new client and a new clock, on
     the same vault and the same machine.
@@ -48,9 +47,7 @@ class Party:
         folder: of the vault.
         address: the server's or a wire's host and port.
         plugins: of slixmpp, registered before attaching.
-        timer: for `attach`.
-        trust: for `attach`.
-        legacy: for `attach`.
+        options: for `attach`.
     """
 
     client: ClientXMPP
@@ -64,18 +61,14 @@ class Party:
         address: tuple[str, int],
         *,
         plugins: Sequence[str] = PLUGINS,
-        timer: timedelta | None = None,
-        trust: Literal["btbv", "manual"] = "btbv",
-        legacy: Literal["deliver", "omit", "refuse"] = "deliver",
+        **options: Any,
     ) -> None:
         self.account = account
         self.folder = folder
         self.address = address
         self.source = ManualSource(wall_time=NOW)
         self._plugins = plugins
-        self._timer = timer
-        self._trust: Literal["btbv", "manual"] = trust
-        self._legacy: Literal["deliver", "omit", "refuse"] = legacy
+        self._options = options
         self._attached = False
 
     @property
@@ -88,18 +81,14 @@ class Party:
         self.clock = ManualClock(self.source)
         self.client = new_client(self.account, plugins=self._plugins)
         self.chat = eph_e2ee.attach(
-            self.client,
-            vault=self.folder,
-            timer=self._timer,
-            trust=self._trust,
-            legacy=self._legacy,
-            clock=self.clock,
+            self.client, vault=self.folder, clock=self.clock, **self._options
         )
         self.messages = Happenings(self.client, "ephemeral_message")
         self.expired = Happenings(self.client, "ephemeral_expired")
         self.changes = Happenings(self.client, "ephemeral_timer_changed")
         self.unsupported = Happenings(self.client, "ephemeral_unsupported")
         self.rejected = Happenings(self.client, "ephemeral_rejected")
+        self.progress = Happenings(self.client, "ephemeral_catch_up")
         self.started = Happenings(self.client, "omemo_initialized")
         self._attached = True
         return self.chat
@@ -146,8 +135,9 @@ class Party:
         await self.client.plugin["xep_0199"].ping(JID(self.client.boundjid.domain), timeout=10)
 
     async def history(self, other: Party) -> list[Message]:
-        """All messages and tombstones with somebody, the oldest first."""
-        return (await self.chat.history(other.jid, limit=10_000))[::-1]
+        """All messages and tombstones with somebody, the oldest first; no lines of changes."""
+        entries = await self.chat.history(other.jid, limit=10_000)
+        return [entry for entry in entries[::-1] if entry.change is None]
 
     async def seal(self, recipient: Party, envelope: bytes) -> Sealed:
         """Encrypt any plaintext, sensible or not, with this account's true ratchets."""

@@ -76,6 +76,7 @@ storage_archive_item_limit = 10000000
 {settings}
 VirtualHost "{domain}"
 Component "rooms.{domain}" "muc"
+modules_enabled = {{ "muc_mam" }}
 restrict_room_creation = false
 """
 

@@ -187,7 +187,7 @@ class Receiver:
     async def hold(self, peer: str) -> dict[str, Any]:
         """Read the history and keep it: now it has to be found."""
         self._held = await self.chat.history(peer, limit=100_000)
-        return {"held": len(self._held)}
+        return {"held": sum(each.change is None for each in self._held)}
 
     async def drop(self) -> dict[str, Any]:
         """Keep nothing any more."""

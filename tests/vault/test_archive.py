@@ -7,18 +7,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from sqlalchemy import func, select, update
 
 from eph_e2ee.errors import Forgotten, LocalProtocolError, VaultDamaged
-from eph_e2ee.model import BareJid, Content, Delivery, DeviceId, Direction, MessageId, Phase
+from eph_e2ee.model import BareJid, Delivery, Direction, Phase
 from eph_e2ee.protocol.lifetime import Event, Lifetime
 from eph_e2ee.vault.database import conversations, messages, replays, state
 from eph_e2ee.vault.paths import Leaf, Region
-from eph_e2ee.vault.primitives import random_key
 from eph_e2ee.vault.records import MAXIMUM_KEYS, Records
-from eph_e2ee.vault.rows import DELIVERIES, DIRECTIONS, PHASES, open_content, seal_content
 from tests.vault.making import (
     MINUTE,
     PETER,
@@ -49,29 +45,6 @@ def test_what_was_added_comes_back(vault: Vault) -> None:
     assert (added.conversation, added.direction) == (ROSA, Direction.INCOMING)
     assert (added.phase, added.delivery) == (Phase.UNREAD, Delivery.RECEIVED)
     assert (added.timer, added.deadline) == (MINUTE, None)
-
-
-def test_the_codes_of_the_format_never_change() -> None:
-    assert [value.value for value in PHASES] == ["unsent", "unread", "read", "running", "gone"]
-    assert [value.value for value in DELIVERIES] == ["unsent", "sent", "received"]
-    assert [value.value for value in DIRECTIONS] == ["incoming", "outgoing"]
-
-
-@given(
-    st.none() | st.text(),
-    st.lists(st.text(), max_size=3).map(tuple),
-    st.none() | st.integers(1, 2**31 - 1).map(DeviceId),
-    st.floats(allow_nan=False, allow_infinity=False),
-)
-def test_any_content_survives_sealing(
-    body: str | None, elements: tuple[str, ...], device: DeviceId | None, sent_at: float
-) -> None:
-    key = random_key()
-    content = Content(body, elements, ROSA, device, MessageId("id"), sent_at)
-    sealed = seal_content(content, key, 3)
-    assert open_content(sealed, key, 3) == content
-    with pytest.raises(VaultDamaged):
-        open_content(sealed, key, 4)
 
 
 def test_lengths_are_padded_to_buckets(vault: Vault) -> None:

@@ -141,6 +141,38 @@ async def test_a_failed_step_falls_back_to_what_is_committed(ratchets: Ratchets)
     assert (await ratchets.load("key")).from_just() == "old"
 
 
+async def test_one_of_several_steps_fails_alone(vault: Vault, ratchets: Ratchets) -> None:
+    """F38, F43: what was stored before it stays, of what it stored nothing does."""
+    await ratchets.store("kept", "committed")
+    await ratchets.commit()
+    await ratchets.store("first", 1)
+    before = ratchets.savepoint()
+    await ratchets.store("first", 2)
+    await ratchets.store("second", 2)
+    await ratchets.delete("kept")
+    ratchets.restore(before)
+    assert (await ratchets.load("first")).from_just() == 1
+    assert (await ratchets.load("second")).is_nothing
+    assert (await ratchets.load("kept")).from_just() == "committed"
+    await ratchets.store("third", 3)
+    await ratchets.commit()
+    assert [committed(vault, key) for key in ("first", "second", "third")] == ["1", None, "3"]
+    assert committed(vault, "kept") == '"committed"'
+
+
+async def test_a_savepoint_is_of_one_moment(ratchets: Ratchets) -> None:
+    first = ratchets.savepoint()
+    await ratchets.store("key", 1)
+    second = ratchets.savepoint()
+    await ratchets.store("key", 2)
+    ratchets.restore(second)
+    await ratchets.store("other", 3)
+    assert (await ratchets.load("key")).from_just() == 1
+    ratchets.restore(first)
+    assert not ratchets.pending
+    assert (await ratchets.load("key")).is_nothing
+
+
 async def fail(vault: Vault, changes: module.Changes) -> None:
     def work(transaction: Transaction) -> None:
         changes.write(transaction)

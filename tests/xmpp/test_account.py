@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import Element
 
@@ -23,6 +24,7 @@ from eph_e2ee.vault.ratchets import Ratchets
 from eph_e2ee.xmpp.account import Account
 from eph_e2ee.xmpp.parcel import MODERN, OLD
 from tests.xmpp.clients import OurPlugin
+from tests.xmpp.test_servertime import traces
 
 if TYPE_CHECKING:
     from eph_e2ee.vault.vault import Vault
@@ -44,10 +46,20 @@ def account(client: TestClient, vault: Vault) -> Account:
     return Account.attached(client, Ratchets(vault), blind_trust=True, now=lambda: 1.0)
 
 
+class Silent:
+    """Somebody who is told of messages, and tells nobody."""
+
+    async def bounced(self, sender: BareJid, message_id: MessageId) -> None:
+        """Do nothing."""
+
+    async def displayed(self, conversation: BareJid, archive_id: str) -> None:
+        """Do nothing."""
+
+
 @pytest.fixture
 def heard(account: Account) -> list[Arrival]:
     arrivals: list[Arrival] = []
-    account.listen(arrivals.append)
+    account.listen(arrivals.append, Silent())
     return arrivals
 
 
@@ -155,7 +167,7 @@ async def test_a_reading_that_fails_is_the_senders(account: Account) -> None:
         raise omemo.OMEMOException("sentinel")
 
     with pytest.raises(RemoteProtocolError) as caught:
-        await account.begin_reading(operation, lambda _: lambda _: None)
+        await account.begin_reading([operation], lambda _: lambda _: None)
     assert caught.value.reason is Reason.UNKNOWN_SENDER
     assert caught.value.__context__ is None
 
@@ -200,6 +212,120 @@ async def test_what_a_device_can_read(account: Account, world: World) -> None:
     assert set(capabilities) == {plugin.own_device}
     assert capabilities[plugin.own_device].reads_sce.name == "YES"
     assert await account.capabilities(BareJid("anna@example.org")) == {}
+
+
+async def test_only_other_devices_of_ours_are_readers(account: Account, world: World) -> None:
+    """Nobody tells himself what he has read."""
+    await account.prepare(ROSA)
+    assert account.device != 0
+    assert not await account.has_readers(ROSA)
+    assert not await account.has_readers(PETER)
+    other = world.client("rosa")
+    other.plug(OurPlugin)
+    await other.bind()
+    peter = world.client("peter")
+    peter.plug(OurPlugin)
+    await peter.bind()
+    assert await account.has_readers(PETER)
+    assert await account.has_readers(ROSA)
+
+
+async def test_whether_there_are_readers_is_not_guessed(account: Account, world: World) -> None:
+    world.failing = {"urn:xmpp:omemo:2:bundles"}
+    with pytest.raises(NotSent):
+        await account.has_readers(ROSA)
+
+
+class Remembering(Silent):
+    """Somebody who is told of messages, and takes his time."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, ...]] = []
+        self.go_on = asyncio.Event()
+
+    async def bounced(self, sender: BareJid, message_id: MessageId) -> None:
+        await self.go_on.wait()
+        self.told.append((sender, message_id))
+
+    async def displayed(self, conversation: BareJid, archive_id: str) -> None:
+        await self.go_on.wait()
+        self.told.append((conversation, archive_id))
+
+
+BOUNCED = f"<message {HEAD} type='error'><error type='cancel'/></message>"
+READ_ELSEWHERE = (
+    "<message xmlns='jabber:client'><event xmlns='http://jabber.org/protocol/pubsub#event'>"
+    "<items node='urn:xmpp:mds:displayed:0'><item id='peter@example.org'>"
+    "<displayed xmlns='urn:xmpp:mds:displayed:0'>"
+    "<stanza-id xmlns='urn:xmpp:sid:0' id='a9' by='rosa@example.org'/></displayed></item></items>"
+    "</event></message>"
+)
+
+
+async def settled() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_what_others_say_of_messages_is_told(client: TestClient, account: Account) -> None:
+    listener = Remembering()
+    listener.go_on.set()
+    account.listen(lambda _: None, listener)
+    client.receive(BOUNCED)
+    client.receive(READ_ELSEWHERE)
+    await settled()
+    assert listener.told == [(PETER, "7"), (PETER, "a9")]
+    assert account._telling == set()
+
+
+async def test_nothing_is_told_after_the_end(client: TestClient, account: Account) -> None:
+    """STYLE 13: also of what was being told; and the end can come twice."""
+    listener = Remembering()
+    account.listen(lambda _: None, listener)
+    client.receive(BOUNCED)
+    await settled()
+    assert len(account._telling) == 1
+    account.stop_listening()
+    account.stop_listening()
+    listener.go_on.set()
+    client.receive(BOUNCED)
+    client.receive(READ_ELSEWHERE)
+    await settled()
+    assert listener.told == []
+    assert account._telling == set()
+
+
+@pytest.mark.parametrize("own", [(), ("xep_0280",), ("xep_0297",), ("xep_0198", "xep_0184")])
+async def test_detaching_leaves_a_client_as_it_was(
+    own: tuple[str, ...], client: TestClient, vault: Vault
+) -> None:
+    """STYLE 13: handlers, filters, events; what the application has enabled stays. Twice."""
+    for name in own:
+        client.register_plugin(name)
+    before, filters = traces(client), out_filters(client)
+    account = Account.attached(client, Ratchets(vault), blind_trust=True, now=lambda: 1.0)
+    assert "xep_0280" in client.plugin
+    account.listen(lambda _: None, Silent())
+    await client.bind()
+    account.stop_listening()
+    await account.detach()
+    await account.detach()
+    handlers, events, scheduled, plugins = traces(client)
+    assert [name for name in handlers if name.startswith("eph_e2ee")] == []
+    assert set(before[3]) <= set(plugins)
+    assert {"xep_0384", "xep_0466", "xep_0420"}.isdisjoint(plugins)
+    assert [name in plugins for name in ("xep_0280", "xep_0297")] == [
+        name in before[3] for name in ("xep_0280", "xep_0297")
+    ]
+    for event in ("stanza_acked", "sm_failed", "session_end", "session_resumed", "message_error"):
+        assert events.get(event, 0) == before[1].get(event, 0)
+    assert out_filters(client) == filters
+    assert scheduled == before[2]
+
+
+def out_filters(client: TestClient) -> list[Any]:
+    stream: Any = client
+    return list(stream._XMLStream__filters["out_sync"])
 
 
 def _body(text: str) -> Element:

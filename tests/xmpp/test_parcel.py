@@ -28,6 +28,7 @@ from eph_e2ee.xmpp.parcel import (
     Opened,
     encrypted_child,
     fingerprint,
+    is_empty,
     opened,
     own_share,
     parsed,
@@ -323,3 +324,16 @@ async def test_what_is_not_the_senders_fault_passes(failure: Exception) -> None:
 def test_a_decrypted_stanza_does_not_print_its_text() -> None:
     """F10."""
     assert SENTINEL not in repr(Opened(MODERN, SENTINEL.encode(), None))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("namespace", [MODERN, OLD])
+def test_a_stanza_without_a_payload_is_for_one_device_alone(namespace: str) -> None:
+    """An empty message turns the ratchet of one device; no other misses anything in it."""
+    element = Element(f"{{{namespace}}}encrypted")
+    assert is_empty(message(element))
+    SubElement(element, "{urn:example}payload")
+    assert is_empty(message(element))
+    full = message(element, encrypted((JID, "4711", EXCHANGE)))
+    assert not is_empty(full)
+    SubElement(element, f"{{{namespace}}}payload")
+    assert not is_empty(message(element))

@@ -11,7 +11,16 @@ from slixmpp.stanza import Message
 
 from eph_e2ee.model import BareJid, MessageId
 from eph_e2ee.xmpp.parcel import MODERN, OLD
-from eph_e2ee.xmpp.stanzas import Arrival, archived, bare, live, outer_message, remove_children
+from eph_e2ee.xmpp.stanzas import (
+    Arrival,
+    Way,
+    archived,
+    bare,
+    carbon,
+    live,
+    outer_message,
+    remove_children,
+)
 
 if TYPE_CHECKING:
     from tests.xmpp.clients import World
@@ -124,6 +133,56 @@ def test_the_archives_time_goes_before_the_messages_own() -> None:
 def test_an_archive_of_anybody_elses_is_not_heard(sender: str) -> None:
     """Anyone can send what looks like a result."""
     assert archived(result(INNER, head=f"from='{sender}'"), OWN) is None
+
+
+def copied(kind: str, inside: str, head: str = "from='rosa@example.org'", delay: str = "") -> Any:
+    forwarded = f"<forwarded xmlns='urn:xmpp:forward:0'>{delay}{inside}</forwarded>"
+    return message(f"<{kind} xmlns='urn:xmpp:carbons:2'>{forwarded}</{kind}>", head)
+
+
+def test_a_copy_of_what_another_device_of_ours_has_got() -> None:
+    stanza_id = f"<stanza-id xmlns='urn:xmpp:sid:0' id='real' by='{OWN}'/>"
+    inner = f"<message xmlns='jabber:client' {HEAD}>{stanza_id}</message>"
+    delay = DELAY.format("2026-01-01T00:00:00Z")
+    arrival = taken(carbon(copied("received", inner, delay=delay), OWN))
+    assert (arrival.sender, arrival.recipient, arrival.way) == (PETER, OWN, Way.CARBON)
+    assert (arrival.message_id, arrival.archive_id) == ("outer", "real")
+    assert arrival.sent_at == datetime(2026, 1, 1, tzinfo=UTC)
+    assert arrival.xml.get("id") == "outer"
+
+
+def test_a_copy_of_what_we_have_sent_is_from_ourselves() -> None:
+    ours = f"<message xmlns='jabber:client' from='{OWN}/x' to='{PETER}/y' id='7'/>"
+    arrival = taken(carbon(copied("sent", ours), OWN))
+    assert (arrival.sender, arrival.recipient) == (OWN, PETER)
+    assert carbon(copied("sent", INNER), OWN) is None
+    assert taken(carbon(copied("sent", "<message xmlns='jabber:client'/>"), OWN)).sender == OWN
+
+
+@pytest.mark.parametrize("sender", ["peter@example.org", "example.org", "rosa@example.net"])
+@pytest.mark.parametrize("kind", ["sent", "received"])
+def test_only_our_own_server_copies(kind: str, sender: str) -> None:
+    """XEP-0280 section 11."""
+    inner = f"<message xmlns='jabber:client' from='{OWN}' to='{PETER}'/>"
+    assert carbon(copied(kind, inner, f"from='{sender}'"), OWN) is None
+    assert carbon(copied(kind, inner), OWN) is not None
+
+
+@pytest.mark.parametrize(
+    "stanza",
+    [
+        message(head="from='rosa@example.org'"),
+        message("<sent xmlns='urn:xmpp:carbons:2'/>", "from='rosa@example.org'"),
+        copied("received", ""),
+        copied("received", "<message xmlns='other'/>"),
+        copied("received", "<message xmlns='jabber:client' type='error'/>"),
+        copied("received", "<message xmlns='jabber:client' type='groupchat'/>"),
+        copied("received", "<message xmlns='jabber:client' from='@'/>"),
+        copied("private", INNER),
+    ],
+)
+def test_a_copy_of_nothing(stanza: Any) -> None:
+    assert carbon(stanza, OWN) is None
 
 
 @pytest.mark.parametrize("inside", ["", "<x xmlns='y'/>", "<message xmlns='other'/>"])

@@ -19,6 +19,7 @@ from eph_e2ee.xmpp.account import Account
 from eph_e2ee.xmpp.parcel import MODERN, OLD
 from eph_e2ee.xmpp.startup import FIRST_RETRY, LONGEST_RETRY, PROVEN, RETRY
 from tests.xmpp.clients import Kept, OurPlugin, World
+from tests.xmpp.test_account import Silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -206,7 +207,7 @@ async def test_the_end_leaves_everything_as_it_was(
     await settled()
     before = await traces(client)
     account = Account.attached(client, Ratchets(vault), blind_trust=True, now=lambda: 0.0)
-    account.listen(lambda _: None)
+    account.listen(lambda _: None, Silent())
     world.failing = failing
     client.event("session_bind", client.boundjid)
     async with asyncio.timeout(10):

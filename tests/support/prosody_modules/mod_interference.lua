@@ -72,6 +72,8 @@ end
 
 local function changed(rule, original)
 	local stanza = st.clone(original);
+	-- What somebody sends to the own account comes without an address.
+	stanza.attr.to = stanza.attr.to or jid_bare(stanza.attr.from);
 	if rule.remove then
 		stanza:maptags(function (child)
 			for _, name in ipairs(rule.remove) do

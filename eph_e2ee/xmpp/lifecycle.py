@@ -1,0 +1,57 @@
+"""When a session begins, and when a room is entered."""
+
+from collections.abc import Callable
+from typing import Any
+
+from slixmpp import ClientXMPP
+
+from eph_e2ee.model import BareJid
+from eph_e2ee.xmpp.rooms import membership
+
+__all__ = ["Lifecycle"]
+
+OnSession = Callable[[bool], None]
+OnJoined = Callable[[BareJid], None]
+
+
+class Lifecycle:
+    """Tells of what begins.
+
+    Attributes:
+        on_session: called on the event loop when a session begins; whether it is a new one, and
+            not one that was resumed.
+        on_joined: called with each room that is entered, once until it is left.
+    """
+
+    def __init__(self, client: ClientXMPP) -> None:
+        self._client = client
+        self._rooms: set[BareJid] = set()
+        self.on_session: OnSession = lambda _: None
+        self.on_joined: OnJoined = lambda _: None
+        client.add_event_handler("session_bind", self._bound)
+        client.add_event_handler("session_resumed", self._resumed)
+        client.add_event_handler("groupchat_presence", self._in_room)
+
+    def detach(self) -> None:
+        """Take the event handlers away again."""
+        self._client.del_event_handler("session_bind", self._bound)
+        self._client.del_event_handler("session_resumed", self._resumed)
+        self._client.del_event_handler("groupchat_presence", self._in_room)
+
+    def _bound(self, _: object) -> None:
+        self._rooms.clear()
+        self.on_session(True)
+
+    def _resumed(self, _: object) -> None:
+        self.on_session(False)
+
+    def _in_room(self, presence: Any) -> None:
+        found = membership(presence)
+        if found is None:
+            return
+        room, inside = found
+        if not inside:
+            self._rooms.discard(room)
+        elif room not in self._rooms:
+            self._rooms.add(room)
+            self.on_joined(room)

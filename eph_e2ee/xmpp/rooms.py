@@ -1,0 +1,104 @@
+"""Messages of rooms (XEP-0045), live and out of their archives, by the real JIDs of the senders.
+
+OMEMO knows accounts, not nicknames. A room that does not show real JIDs to its members is therefore
+of no use, and what comes from it is rejected. Whether somebody is a member of the room is the
+room's word: nothing else could tell.
+"""
+
+from typing import Any, Final
+from xml.etree.ElementTree import Element
+
+from slixmpp import JID, ClientXMPP
+from slixmpp.stanza import Message
+
+from eph_e2ee.model import BareJid, MessageId
+from eph_e2ee.xmpp.stanzas import (
+    DELAY,
+    Arrival,
+    Way,
+    bare,
+    forwarded,
+    moment,
+    name_of,
+    stanza_id,
+)
+
+__all__ = ["Rooms", "membership"]
+
+USER: Final = "{http://jabber.org/protocol/muc#user}"
+ITEM: Final = f"{USER}x/{USER}item"
+STATUS: Final = f"{USER}x/{USER}status"
+
+MEMBERS: Final = ("member", "admin", "owner")
+
+OURSELVES: Final = "110"
+"""The status of one's own presence in a room (XEP-0045 section 7.2.2)."""
+
+
+class Rooms:
+    """Who has sent what in the rooms that the application has joined with slixmpp's plugin."""
+
+    def __init__(self, client: ClientXMPP) -> None:
+        self._client = client
+
+    def live(self, stanza: Message) -> Arrival | None:
+        """A stanza of a room; None where the room was not joined, or speaks itself."""
+        room, nick = BareJid(stanza["from"].bare), stanza["from"].resource
+        plugin: Any = self._client.plugin.get("xep_0045", None)
+        if plugin is None or not nick or room not in plugin.get_joined_rooms():
+            return None
+        real = plugin.get_jid_property(JID(room), nick, "jid")
+        affiliation = plugin.get_jid_property(JID(room), nick, "affiliation")
+        return _arrival(stanza.xml, room, (str(real or ""), affiliation))
+
+    @staticmethod
+    def archived(stanza: Message, room: BareJid) -> Arrival | None:
+        """The message inside a result of a room's archive; None where there is none.
+
+        Rooms that show real JIDs do so in their archive as well (XEP-0313 section 6.1.2).
+        """
+        found = forwarded(stanza)
+        if stanza["from"].bare != room or found is None:
+            return None
+        result, delay, xml = found
+        if xml.get("type") != "groupchat" or not xml.get("from", "").startswith(f"{room}/"):
+            return None
+        item = xml.find(ITEM)
+        who = ("", None) if item is None else (item.get("jid", ""), item.get("affiliation"))
+        return _arrival(xml, room, who, result=result, delay=delay)
+
+
+def membership(presence: Any) -> tuple[BareJid, bool] | None:
+    """The room that a presence says we have entered (True) or left; None for any other."""
+    codes = {status.get("code") for status in presence.xml.iterfind(STATUS)}
+    if OURSELVES not in codes:
+        return None
+    return BareJid(presence["from"].bare), presence["type"] != "unavailable"
+
+
+def _arrival(
+    xml: Element,
+    room: BareJid,
+    who: tuple[str, str | None],
+    *,
+    result: Element | None = None,
+    delay: Element | None = None,
+) -> Arrival | None:
+    """Nobody is known who has sent it where the room stands as its sender."""
+    real, affiliation = who
+    delay = xml.find(DELAY) if delay is None else delay
+    try:
+        sender = bare(real) if real else room
+    except ValueError:
+        return None
+    return Arrival(
+        xml=xml,
+        sender=sender,
+        recipient=room,
+        message_id=MessageId(name_of(xml)),
+        archive_id=stanza_id(xml, room) if result is None else result.get("id"),
+        sent_at=None if delay is None else moment(delay),
+        way=Way.STREAM if result is None else Way.ARCHIVE,
+        room=room,
+        member=affiliation in MEMBERS,
+    )
