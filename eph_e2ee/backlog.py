@@ -93,6 +93,8 @@ class Backlog:
         self._whole = False
         self._complete = False
         self._known = False
+        self._stale = False
+        self._before: Callable[[], Awaitable[bool]] = _whole
         self.task: asyncio.Task[None] | None = None
         self.on_seen: Callable[[], None] = lambda: None
         self.after: Callable[[], Awaitable[None]] = _nothing
@@ -105,9 +107,17 @@ class Backlog:
                 not, nothing that arrives tells how far the archive was seen.
             read: whether to read the archive at all.
         """
+        self._before = before
         self._incoming.hold(self._archive)
         self._whole = self._complete = False
         self.task = self._account.start(self._run(self.task, before, read=read))
+
+    def refresh(self) -> None:
+        """Read what may have come since, once more or as the reading that goes on ends."""
+        if self.task is not None and not self.task.done():
+            self._stale = True
+        elif self.task is not None:
+            self.begin(self._before, read=True)
 
     def stop(self) -> None:
         """Stop reading; the next time it goes on where it stood."""
@@ -159,6 +169,8 @@ class Backlog:
             if read:
                 await self._account.omemo.running()
                 report = await self._catch_up(report, whole=whole)
+                while self._stale and report.complete:
+                    report = await self._catch_up(replace(report, complete=False), whole=whole)
         except EphemeralError as error:
             log.warning("an archive was not read to its end: %s", type(error).__name__)
         except Exception as error:  # noqa: BLE001 -- what a server sends ends here
@@ -170,6 +182,7 @@ class Backlog:
         self._incoming.release(self._archive)
 
     async def _catch_up(self, report: CatchUp, *, whole: bool) -> CatchUp:
+        self._stale = False
         position = await self._begun()
         received: dict[int, Received] = {}
         async with self._account.omemo.history_sync():
@@ -310,6 +323,11 @@ def _remember(received: dict[int, Received], kept: list[Received]) -> None:
 
 def _key(archive: BareJid) -> str:
     return f"archive:{archive}"
+
+
+async def _whole() -> bool:
+    """Nothing is to be done, and nothing is missing."""
+    return True
 
 
 async def _nothing() -> None:

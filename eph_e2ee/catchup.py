@@ -56,6 +56,14 @@ class CatchingUp:
         backlog.after = self._displayed
         backlog.begin(enabled, read=archive)
 
+    def refresh(self) -> None:
+        """We are available: the server delivers what comes from now on, and not what came before.
+
+        Some servers take an archive that was asked for as a sign that nothing need be delivered
+        which came while nobody was available.
+        """
+        self.own.refresh()
+
     def joined(self, room: BareJid) -> None:
         """A room was entered."""
 

@@ -31,7 +31,6 @@ from eph_e2ee.incoming import Incoming, Received
 from eph_e2ee.letters import Letters
 from eph_e2ee.message import Message, delta
 from eph_e2ee.model import (
-    BareJid,
     Content,
     DeviceId,
     Entry,
@@ -177,7 +176,9 @@ class Chat:
         self._expiry = Expiry(vault, gathering, clock, self._expired, account.server)
         self._tasks = [account.start(self._expiry.run()), account.start(self._reading.run())]
         account.lifecycle.on_session = self._session_begun
-        account.lifecycle.on_joined = self._joined
+        if options.catch_up:
+            account.lifecycle.on_joined = self._catching_up.joined
+            account.lifecycle.on_available = self._catching_up.refresh
         account.listen(self._incoming.accept, notices)
 
     async def __aenter__(self) -> Self:
@@ -367,10 +368,6 @@ class Chat:
             options = self._options
             self._catching_up.begin(carbons=options.carbons, archive=options.catch_up)
         self._reading.wake()
-
-    def _joined(self, room: BareJid) -> None:
-        if self._options.catch_up:
-            self._catching_up.joined(room)
 
     def _deliver(self, received: Received) -> None:
         if received.entry is None:

@@ -29,6 +29,7 @@ BOT = CHECKOUT / "examples" / "echo_bot.py"
 
 LAUNCHER = """
 import runpy
+import signal
 import sys
 
 import slixmpp
@@ -45,6 +46,8 @@ class LocalClient(slixmpp.ClientXMPP):
 
 
 slixmpp.ClientXMPP = LocalClient
+# Whoever started the tests may have had this signal ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 runpy.run_path(program, run_name="__main__")
 """
 """Runs a program unchanged, but for where its client connects: the throwaway server has neither

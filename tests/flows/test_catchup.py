@@ -194,3 +194,44 @@ async def test_closing_in_the_middle_leaves_no_task(
     await peter.chat.close()
     assert tasks[0].done()
     assert peter.bodies == []
+
+
+async def test_without_carbons_nothing_live_tells_how_far_the_archive_was_seen(
+    rosa: Party, town: Town, world: Shelves
+) -> None:
+    """F27: what our other device has sent stands between what we have heard."""
+    phone = await town.party("peter", carbons=False)
+    desk = await town.party("peter")
+    await rosa.chat.send(phone.jid, "good morning")
+    await town.deliver()
+    before = position(phone)
+    await desk.chat.send(rosa.jid, "from the desk")
+    await missed(rosa, phone, town, "after it")
+    await phone.chat._expiry.note()
+    assert position(phone) == before
+    phone.offline()
+    await phone.online()
+    await phone.idle()
+    assert phone.bodies == ["good morning", "after it", "from the desk"]
+    assert len(world.shelves[phone.jid]) == 3
+
+
+async def test_what_was_told_after_an_interruption_is_told_once(
+    rosa: Party, peter: Party, town: Town, world: Shelves
+) -> None:
+    """F36: the archive fails in the middle; the next reading begins with what is untold."""
+    await missed(rosa, peter, town, *TEXTS)
+
+    def fail(page: int) -> None:
+        world.refuses = page == 1
+
+    world.on_page = fail
+    await peter.online()
+    await peter.idle()
+    told = list(peter.bodies)
+    assert 0 < len(told) < len(TEXTS)
+    world.refuses = False
+    peter.offline()
+    await peter.online()
+    await peter.idle()
+    assert peter.bodies == TEXTS

@@ -271,3 +271,18 @@ async def test_without_an_archive_the_stream_is_enough(bare: NewDevice) -> None:
     assert (await peter.hear()).body == "here I am"
     assert await fence(peter, rosa) == []
     assert rosa.rejected.all == []
+
+
+async def test_what_comes_before_we_are_available_is_not_missed(device: NewDevice) -> None:
+    """F21: neither live nor stored for us: the server has seen us read the archive."""
+    rosa, peter = device("rosa"), device("peter")
+    await rosa.arrive()
+    await peter.arrive(presence=False)
+    assert (await caught_up(peter)).complete
+    await rosa.chat.send(peter.jid, "are you there?")
+    await rosa.ping()
+    await peter.ping()
+    assert peter.messages.all == []
+    peter.client.send_presence()
+    assert (await peter.hear()).body == "are you there?"
+    assert bodies(await peter.history(rosa)) == ["are you there?"]

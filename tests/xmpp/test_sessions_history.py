@@ -83,3 +83,21 @@ async def test_afterwards_answers_come_at_once_again(
     await peter.sessions.after_history_sync()
     await hear(peter, rosa, HEARTBEAT)
     assert len(server.sent) == 1
+
+
+async def test_a_key_exchange_that_comes_late_ends_no_session(person: NewPerson) -> None:
+    """F36: out of an archive, when both have long agreed on another one."""
+    rosa, peter = await person("rosa"), await person("peter")
+    await rosa.knows(peter)
+    await peter.knows(rosa)
+    late = await rosa.encrypt(peter, b"written first")
+    assert await rosa.decrypt(await peter.encrypt(rosa, b"good morning")) == b"good morning"
+    assert await peter.decrypt(await rosa.encrypt(peter, b"good day")) == b"good day"
+    assert await rosa.decrypt(await peter.encrypt(rosa, b"now we agree")) == b"now we agree"
+    peter.sessions.before_history_sync()
+    assert await peter.decrypt(late) == b"written first"
+    await peter.sessions.after_history_sync()
+    for number in range(3):
+        text = b"number %d" % number
+        assert await peter.decrypt(await rosa.encrypt(peter, text)) == text
+        assert await rosa.decrypt(await peter.encrypt(rosa, text)) == text
