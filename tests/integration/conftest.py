@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 import xeddsa
 
+from tests.integration.devices import NewDevice
 from tests.support.chats import Party
 
 if TYPE_CHECKING:
@@ -68,3 +69,12 @@ async def pair(party: NewParty) -> tuple[Party, Party]:
     await rosa.arrive()
     await peter.arrive()
     return rosa, peter
+
+
+@pytest.fixture
+async def device(
+    prosody: Prosody, account: Callable[[str], Account], tmp_path: Path
+) -> AsyncIterator[NewDevice]:
+    """Make devices, each with a vault of its own."""
+    async with NewDevice(prosody, account, tmp_path) as new:
+        yield new

@@ -18,10 +18,9 @@ from tests.support.interference import Interference
 from tests.support.prosody import Prosody
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from tests.support.prosody import Account
     from tests.support.wire import Wire
 
 pytestmark = pytest.mark.integration
@@ -32,15 +31,6 @@ AFTER = re.compile(r"<after>([^<]*)</after>")
 MANY = 230
 MOST_COMMITS = 6
 """For a page of fifty: which are known, then all that is new, and what the clients do besides."""
-
-
-@pytest.fixture
-async def device(
-    prosody: Prosody, account: Callable[[str], Account], tmp_path: Path
-) -> AsyncIterator[NewDevice]:
-    """Make devices, each with a vault of its own."""
-    async with NewDevice(prosody, account, tmp_path) as new:
-        yield new
 
 
 async def write_many(sender: Device, recipient: Device, count: int) -> list[str]:

@@ -19,9 +19,7 @@ from tests.support.clock import ManualSource
 from tests.support.prosody import _storage_name
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from tests.support.prosody import Account, Prosody
+    from tests.support.prosody import Prosody
     from tests.support.wire import Wire
 
 pytestmark = pytest.mark.integration
@@ -32,15 +30,6 @@ QUERY = re.compile(rb"<query xmlns=.urn:xmpp:mam:2.*?</query>", re.DOTALL)
 AFTER = re.compile(rb"<after>([^<]*)</after>")
 LAST = re.compile(rb"<last>([^<]*)</last>")
 MANY, FEW = 170, 70
-
-
-@pytest.fixture
-async def device(
-    prosody: Prosody, account: Callable[[str], Account], tmp_path: Path
-) -> AsyncIterator[NewDevice]:
-    """Make devices, each with a vault of its own."""
-    async with NewDevice(prosody, account, tmp_path) as new:
-        yield new
 
 
 def asked_after(wire: Wire, start: int = 0) -> list[bytes]:

@@ -17,11 +17,10 @@ from tests.support.client import PLUGINS, Happenings, connect
 from tests.support.prosody import Prosody, _storage_name
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from eph_e2ee import Message
-    from tests.support.prosody import Account
     from tests.support.wire import Wire
 
 pytestmark = pytest.mark.integration
@@ -29,15 +28,6 @@ pytestmark = pytest.mark.integration
 HOUR, WEEK = timedelta(hours=1), timedelta(weeks=1)
 MESSAGE = re.compile(rb"<message\b.*?</message>", re.DOTALL)
 IN_CLEAR = (b"urn:xmpp:receipts", b"urn:xmpp:chat-markers", b"eph-e2ee:")
-
-
-@pytest.fixture
-async def device(
-    prosody: Prosody, account: Callable[[str], Account], tmp_path: Path
-) -> AsyncIterator[NewDevice]:
-    """Make devices, each with a vault of its own."""
-    async with NewDevice(prosody, account, tmp_path) as new:
-        yield new
 
 
 async def becomes(somebody: Device, message: Message, *steps: Delivery) -> None:

@@ -15,14 +15,11 @@ from tests.support.chats import NOW, element, fence
 from tests.support.client import PLUGINS, connect
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
-
     from slixmpp import ClientXMPP
 
     from eph_e2ee import Message
     from tests.conftest import NewClient
-    from tests.support.prosody import Account, Prosody
+    from tests.support.prosody import Prosody
 
 pytestmark = pytest.mark.integration
 
@@ -31,15 +28,6 @@ PUBLISHING = (*PLUGINS, "xep_0060")
 DISPLAYED = "urn:xmpp:mds:displayed:0"
 LATER = 3600 + 100 + SHORTEST_CLEAR_TIMER
 """When a message for an hour ends that was read after 100 seconds, as far as the server says."""
-
-
-@pytest.fixture
-async def device(
-    prosody: Prosody, account: Callable[[str], Account], tmp_path: Path
-) -> AsyncIterator[NewDevice]:
-    """Make devices, each with a vault of its own."""
-    async with NewDevice(prosody, account, tmp_path) as new:
-        yield new
 
 
 @pytest.fixture

@@ -13,24 +13,11 @@ from tests.integration.devices import Device, NewDevice, caught_up
 from tests.support.chats import bodies, fence
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
-
     from eph_e2ee import Message
-    from tests.support.prosody import Account, Prosody
 
 pytestmark = pytest.mark.integration
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
-
-
-@pytest.fixture
-async def device(
-    prosody: Prosody, account: Callable[[str], Account], tmp_path: Path
-) -> AsyncIterator[NewDevice]:
-    """Make devices, each with a vault of its own."""
-    async with NewDevice(prosody, account, tmp_path) as new:
-        yield new
 
 
 async def three(device: NewDevice) -> tuple[Device, Device, Device]:

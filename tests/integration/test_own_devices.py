@@ -19,10 +19,9 @@ from tests.support.interference import Interference
 from tests.support.wire import Wire
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
+    from collections.abc import AsyncIterator
 
-    from tests.support.prosody import Account, Prosody
+    from tests.support.prosody import Prosody
 
 ENCRYPTED = "{urn:xmpp:omemo:2}encrypted"
 
@@ -35,15 +34,6 @@ MESSAGE = re.compile(r"<message\b.*?</message>", re.DOTALL)
 DISPLAYED = "urn:xmpp:mds:displayed:0"
 LATER = 3600 + 100 + SHORTEST_CLEAR_TIMER
 """When a message for an hour ends that was read after 100 seconds, as far as the server says."""
-
-
-@pytest.fixture
-async def device(
-    prosody: Prosody, account: Callable[[str], Account], tmp_path: Path
-) -> AsyncIterator[NewDevice]:
-    """Make devices, each with a vault of its own."""
-    async with NewDevice(prosody, account, tmp_path) as new:
-        yield new
 
 
 @pytest.fixture
