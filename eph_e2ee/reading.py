@@ -21,6 +21,7 @@ from eph_e2ee.vault.archive import Transaction
 from eph_e2ee.vault.marking import last_read
 from eph_e2ee.vault.vault import Vault
 from eph_e2ee.xmpp.account import Account
+from eph_e2ee.xmpp.redaction import contained
 
 __all__ = ["Reading"]
 
@@ -128,6 +129,7 @@ class Reading:
         if self._reads:
             await self._keep()
 
+    @contained
     async def _tell(self) -> None:
         """Tell all; readings that could not be told wait for the next occasion."""
         arrived, self._arrived = self._arrived, {}
