@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from eph_e2ee.errors import Reason, VaultUnavailable
-from eph_e2ee.model import Delivery, Phase
+from eph_e2ee.model import BareJid, Delivery, Phase
 from tests.flows.archiving import Shelves, absent, missed, position, rejections
 
 if TYPE_CHECKING:
@@ -235,3 +235,18 @@ async def test_what_was_told_after_an_interruption_is_told_once(
     await peter.online()
     await peter.idle()
     assert peter.bodies == TEXTS
+
+
+async def test_f38_a_damaged_setting_stops_no_other_conversation(
+    rosa: Party, peter: Party, town: Town
+) -> None:
+    """F38: in one batch of an archive; what is not taken keeps its key, and is told."""
+    anna = await town.party("anna")
+    peter.vault.transact_sync(lambda tx: tx.put_value(f"agreement:{rosa.jid}", "{}"))
+    peter.chat._conversations.forget(BareJid(rosa.jid))
+    await missed(rosa, peter, town, "from rosa")
+    await missed(anna, peter, town, "from anna")
+    await peter.online()
+    await peter.idle()
+    assert peter.bodies == ["from anna"]
+    assert rejections(peter) == [Reason.NOT_STORED]
