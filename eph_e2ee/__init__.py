@@ -1,6 +1,8 @@
 """End-to-end encrypted disappearing messages for XMPP bots and clients."""
 
-from eph_e2ee.chat import Chat, attach
+from eph_e2ee.attaching import attach
+from eph_e2ee.chat import Chat
+from eph_e2ee.drafts import AGREED
 from eph_e2ee.errors import (
     EphemeralError,
     LocalError,
@@ -28,7 +30,6 @@ from eph_e2ee.model import (
     TimerChange,
     Unsupported,
 )
-from eph_e2ee.outgoing import AGREED
 from eph_e2ee.vault.keyringkey import KeyringRootKey
 from eph_e2ee.vault.passphrase import PassphraseRootKey
 from eph_e2ee.vault.primitives import Cost

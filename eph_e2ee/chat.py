@@ -1,4 +1,4 @@
-"""`attach()` and `Chat`: what an application writes against.
+"""`Chat`: what an application writes against; `attaching.attach` makes it.
 
     chat = eph_e2ee.attach(client, vault="bot.vault", timer=timedelta(days=7))
     client.add_event_handler("ephemeral_message", on_message)
@@ -18,13 +18,13 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 from xml.etree.ElementTree import Element
 
 from eph_e2ee.catchup import CatchingUp
 from eph_e2ee.clock import Clock
 from eph_e2ee.conversations import Conversations
+from eph_e2ee.drafts import AGREED, Agreed, Draft
 from eph_e2ee.errors import LocalProtocolError
 from eph_e2ee.expiry import Expiry
 from eph_e2ee.incoming import Incoming, Received
@@ -41,92 +41,25 @@ from eph_e2ee.model import (
     Seconds,
 )
 from eph_e2ee.notices import Notices
-from eph_e2ee.outgoing import AGREED, Agreed, Draft, Outgoing
+from eph_e2ee.outgoing import Outgoing
 from eph_e2ee.protocol import lifetime, xml
 from eph_e2ee.protocol.capability import Capability
 from eph_e2ee.protocol.ephemeral import checked_timer
 from eph_e2ee.reading import Reading
 from eph_e2ee.vault.archive import Transaction
-from eph_e2ee.vault.ratchets import Ratchets
-from eph_e2ee.vault.rootkey import RootKey
 from eph_e2ee.vault.vault import Vault
-from eph_e2ee.xmpp.account import Account, Client
+from eph_e2ee.xmpp.account import Account
 from eph_e2ee.xmpp.stanzas import bare
 
-__all__ = ["Chat", "Trust", "attach"]
+__all__ = ["Chat", "Options", "seconds"]
 
 PAGE = 200
 """Messages decrypted at once while searching: memory stays independent of the archive."""
 
-LegacyPolicy = Literal["deliver", "omit", "refuse"]
-"""The values of `model.Legacy`, as an application writes them."""
-
-Trust = Literal["btbv", "manual"]
-"""Blind trust before verification, or devices that the application has trusted one by one."""
-
-
-def attach(  # noqa: PLR0913 -- all but one by name, and all but two have a default
-    client: Client,
-    *,
-    vault: str | Path,
-    timer: timedelta | None = None,
-    trust: Trust = "btbv",
-    legacy: LegacyPolicy = "deliver",
-    root_key: RootKey | None = None,
-    database: str | None = None,
-    clock: Clock | None = None,
-    unread_cap: timedelta | None = None,
-    receipts: bool = False,
-    carbons: bool = True,
-    catch_up: bool = True,
-    displayed_sync: bool = True,
-) -> "Chat":
-    """Give a client end-to-end encrypted messages that disappear. Call it before it connects.
-
-    Args:
-        client: a slixmpp client without an XEP-0384 plugin.
-        vault: the folder of the vault, made when it is missing; one process may use it at a time.
-        timer: whole seconds, 1 s to 2**32 - 1 s; the timer of conversations that nobody has given
-            one yet. None for none.
-        trust: how devices come to be trusted.
-        legacy: what devices get that have legacy OMEMO, which has no place for a timer: the text
-            with the timer in clear ("deliver"), the text alone ("omit"), nothing ("refuse").
-        root_key: where the vault's root key is kept; by default a file in the vault.
-        database: the address of a PostgreSQL database for the rows, `postgresql://user@host/name`;
-            by default a file in the vault. The keys are in the vault's folder in any case.
-        clock: the clock that deadlines are measured by; by default the system's.
-        unread_cap: how long messages with a timer are kept that nobody reads, in the timer's range
-            and counted from their arrival. None keeps them until they are read.
-        receipts: whether peers are asked for receipts and markers and get them (XEP-0184,
-            XEP-0333), in envelopes. Our own other devices are always told what was read.
-        carbons: whether the server is asked for copies of what our other devices send and get.
-        catch_up: whether the archive is read at the beginning of each session.
-        displayed_sync: whether the server is told, and believed, how far conversations were read
-            (XEP-0490). It could start timers with that, though none below five seconds.
-
-    Raises:
-        LocalProtocolError: the client has an XEP-0384 plugin, the timer or the cap is out of range,
-            or the address cannot be used.
-        VaultError: the vault cannot be opened; nothing in it was changed.
-    """
-    default, policy = None if timer is None else _seconds(timer), _policy(legacy)
-    cap = None if unread_cap is None else _seconds(unread_cap)
-    clock = Clock() if clock is None else clock
-    opened = Vault.open(Path(vault), clock=clock, root_key=root_key, database=database)
-    try:
-        account = Account.attached(
-            client, Ratchets(opened), blind_trust=trust == "btbv", now=clock.now
-        )
-        options = Options(default, policy, cap, receipts, carbons, catch_up, displayed_sync)
-        return Chat(account, opened, clock, options)
-    except BaseException:
-        opened.close_sync()
-        raise
-
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What `attach` was asked for; see there."""
+    """What `attaching.attach` was asked for; see there."""
 
     default: Seconds | None
     legacy: Legacy
@@ -138,7 +71,7 @@ class Options:
 
 
 class Chat:
-    """One account's disappearing messages; `attach` makes it, `close` ends it.
+    """One account's disappearing messages; `attaching.attach` makes it, `close` ends it.
 
     JIDs may be given with a resource, which is not looked at. Every coroutine is safe to cancel: a
     change is made wholly or not at all.
@@ -211,7 +144,7 @@ class Chat:
         """
         if body is None and not elements:
             raise LocalProtocolError("a message needs a body or an element; see set_timer()")
-        own = timer if timer is None or isinstance(timer, Agreed) else _seconds(timer)
+        own = timer if timer is None or isinstance(timer, Agreed) else seconds(timer)
         entry = await self._outgoing.send(Draft(bare(jid), body, tuple(elements), own))
         if entry is None:
             raise LocalProtocolError("the archive has no copy of the message")
@@ -227,7 +160,7 @@ class Chat:
             NotSent: it stays as it was.
             VaultError: it stays as it was.
         """
-        wanted = None if timer is None else _seconds(timer)
+        wanted = None if timer is None else seconds(timer)
         peer = bare(jid)
         if (await self._conversations.setting(peer)).timer != wanted:
             await self._outgoing.send(Draft(peer, None, timer=wanted))
@@ -381,15 +314,13 @@ class Chat:
         self._account.emit("ephemeral_expired", expired)
 
 
-def _policy(legacy: str) -> Legacy:
-    try:
-        return Legacy(legacy)
-    except ValueError:
-        raise LocalProtocolError('legacy is "deliver", "omit" or "refuse"') from None
+def seconds(timer: timedelta) -> Seconds:
+    """A timer as the protocol has it: a whole number of seconds.
 
-
-def _seconds(timer: timedelta) -> Seconds:
-    seconds = timer / timedelta(seconds=1)
-    if not seconds.is_integer():
+    Raises:
+        LocalProtocolError: it is none, or out of range.
+    """
+    number = timer / timedelta(seconds=1)
+    if not number.is_integer():
         raise LocalProtocolError("a timer is a whole number of seconds")
-    return checked_timer(int(seconds))
+    return checked_timer(int(number))

@@ -20,6 +20,7 @@ from eph_e2ee.model import BareJid, Delivered, Entry, Rejection
 from eph_e2ee.notices import Notices
 from eph_e2ee.protocol import lifetime
 from eph_e2ee.protocol.envelope import Finding
+from eph_e2ee.seen import Seen
 from eph_e2ee.vault.archive import NewMessage, Transaction
 from eph_e2ee.vault.marking import Waiting
 from eph_e2ee.vault.vault import Vault
@@ -27,60 +28,20 @@ from eph_e2ee.xmpp.account import Account
 from eph_e2ee.xmpp.gate import Pending
 from eph_e2ee.xmpp.parcel import is_empty
 from eph_e2ee.xmpp.redaction import contained
-from eph_e2ee.xmpp.stanzas import Arrival, Way
+from eph_e2ee.xmpp.stanzas import Arrival
 
-__all__ = ["Incoming", "Received", "Seen"]
+__all__ = ["Incoming", "Received"]
 
 log = logging.getLogger(__name__)
 
 BATCH: Final = 64
 """Messages of one conversation that share a commit; the first does not wait for a burst."""
 
-MAXIMUM_OPEN: Final = 10_000
-"""Messages that wait behind one that could not be stored, before all of them are given up: they
-are in the archive, and read from there with the next session."""
-
 Named = tuple[Arrival, tuple[str, ...]]
 """An arrival, and what a second delivery of it is known by."""
 
 Outcome = Letter | RemoteProtocolError
 Write = Callable[[Transaction], None]
-
-
-class Seen:
-    """How far our archive is known, by what has arrived with its ids, whatever came first.
-
-    Conversations are dealt with side by side. What is behind something that is not yet dealt with,
-    or could not be stored, does not count: it would be missed after a crash.
-
-    Attributes:
-        last: the id of the last message with nothing missing before it; None for none yet.
-        on_change: called when that is another one.
-    """
-
-    def __init__(self) -> None:
-        self._open: dict[str, bool] = {}
-        self.last: str | None = None
-        self.on_change: Callable[[], None] = lambda: None
-
-    def arrived(self, arrival: Arrival) -> None:
-        """It is queued."""
-        if len(self._open) >= MAXIMUM_OPEN:
-            self._open = {"": False}  # nothing counts any more, until the archive is read again
-        elif arrival.archive_id and arrival.way is not Way.ARCHIVE:
-            self._open.setdefault(arrival.archive_id, False)
-
-    def done(self, arrival: Arrival) -> None:
-        """It is stored, or there is nothing of it to store."""
-        if arrival.archive_id not in self._open:
-            return
-        self._open[arrival.archive_id] = True
-        before = self.last
-        while self._open and self._open[first := next(iter(self._open))]:
-            self.last = first
-            del self._open[first]
-        if self.last != before:
-            self.on_change()
 
 
 @dataclass(frozen=True, slots=True)

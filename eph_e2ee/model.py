@@ -9,6 +9,7 @@ from eph_e2ee.errors import Reason
 __all__ = [
     "BareJid",
     "CatchUp",
+    "Cause",
     "Content",
     "Delivered",
     "Delivery",
@@ -17,11 +18,13 @@ __all__ = [
     "Entry",
     "Erasure",
     "Expired",
+    "LeftOut",
     "Legacy",
     "MessageId",
     "Phase",
     "Rejection",
     "Seconds",
+    "Skipped",
     "TimerChange",
     "Unsupported",
 ]
@@ -241,6 +244,44 @@ class Legacy(enum.Enum):
     DELIVER = "deliver"
     OMIT = "omit"
     REFUSE = "refuse"
+
+
+class Cause(enum.Enum):
+    """Why a device, or a whole account, was left out of a message."""
+
+    NO_DEVICE = "it publishes no device"
+    NO_KEYS = "its keys could not be had, or are no keys"
+    UNDECIDED = "nobody has decided whether to trust it"
+    DISTRUSTED = "it is distrusted"
+    LEGACY = "it reads no envelopes, and legacy OMEMO is refused or has nothing to carry"
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A device that a message was not encrypted for.
+
+    Attributes:
+        jid: the bare JID of its account.
+        device: its id; None for an account as a whole.
+        cause: why.
+    """
+
+    jid: BareJid
+    device: DeviceId | None
+    cause: Cause
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Event `ephemeral_skipped`: messages of a conversation leave out devices, or others now.
+
+    Attributes:
+        conversation: the bare JID of the peer or the room.
+        left_out: all that were left out of the last message; empty once nobody is.
+    """
+
+    conversation: BareJid
+    left_out: frozenset[LeftOut]
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,9 +34,10 @@ from eph_e2ee.xmpp.displayed import Displayed
 from eph_e2ee.xmpp.ephemeral import XEP_0466
 from eph_e2ee.xmpp.gate import Pending
 from eph_e2ee.xmpp.lifecycle import Lifecycle
-from eph_e2ee.xmpp.omemo import XEP_0384, Sealed
+from eph_e2ee.xmpp.omemo import XEP_0384
 from eph_e2ee.xmpp.parcel import MODERN, OLD, Opened, fingerprint, written
 from eph_e2ee.xmpp.sce import XEP_0420
+from eph_e2ee.xmpp.sealing import Sealed
 from eph_e2ee.xmpp.servertime import ServerTime
 from eph_e2ee.xmpp.stanzas import Arrival, outer_message
 

@@ -1,132 +1,37 @@
 """XEP-0384, OMEMO Encryption: slixmpp-omemo's plugin, now with omemo:2 and without its losses."""
 
 from abc import ABCMeta
-from collections.abc import Iterable
 from copy import copy
-from dataclasses import dataclass
 from typing import cast
-from xml.etree.ElementTree import Element
 
-import omemo
 from omemo.session_manager import EncryptionError
 from omemo.types import DeviceInformation
 from slixmpp import JID
 from slixmpp.stanza import Message
 
 from eph_e2ee.errors import Reason, RemoteProtocolError
-from eph_e2ee.model import BareJid, DeviceId
+from eph_e2ee.model import BareJid
 from eph_e2ee.protocol.envelope import is_server_processed
 from eph_e2ee.xmpp.parcel import (
     MODERN,
     OLD,
     Opened,
-    encrypted_child,
-    opened,
-    own_share,
-    parsed,
-    parsed_legacy,
     written,
 )
 from eph_e2ee.xmpp.sce import XEP_0420
+from eph_e2ee.xmpp.sealing import Sealed, Sealing
 from eph_e2ee.xmpp.stanzas import live, remove_children
-from eph_e2ee.xmpp.startup import Startup
 
-__all__ = ["XEP_0384", "Sealed"]
-
-
-@dataclass(frozen=True, slots=True)
-class Sealed:
-    """What encrypting gave.
-
-    Attributes:
-        messages: one for each namespace that some device was addressed in.
-        errors: devices that were left out because their keys could not be had.
-        legacy: devices of the recipients that cannot read envelopes, or are not known to.
-    """
-
-    messages: tuple[omemo.Message, ...]
-    errors: frozenset[EncryptionError]
-    legacy: frozenset[DeviceId]
-
-    @property
-    def without_envelope(self) -> frozenset[DeviceId]:
-        """Every device, our own others included, that was taken for one without envelopes."""
-        addressed = {
-            DeviceId(key.device_id)
-            for message in self.messages
-            if message.namespace == OLD
-            for key, _ in message.keys
-        }
-        return self.legacy | addressed
+__all__ = ["XEP_0384"]
 
 
-class XEP_0384(Startup, metaclass=ABCMeta):  # noqa: N801 -- takes the other's place
+class XEP_0384(Sealing, metaclass=ABCMeta):  # noqa: N801 -- takes the other's place
     """OMEMO with envelopes, for the one line that changes in an application on slixmpp-omemo 2.2.
 
     The abstract members, the signatures and the events are those of slixmpp-omemo 2.2. Beyond them:
     messages of omemo:2 are read and written (XEP-0420), operations run one at a time, what a
     storage gathers is committed before anything leaves, and a failed start is tried again.
     """
-
-    # -- inside of an operation of the gate ----------------------------------------------------
-
-    async def seal(
-        self,
-        recipients: frozenset[BareJid],
-        plaintexts: dict[str, bytes],
-        identifier: str | None = None,
-    ) -> Sealed:
-        """Encrypt for every device of the recipients, and our own, that can read a namespace given.
-
-        Raises:
-            OMEMOException: as python-omemo's `encrypt` does; nothing was encrypted.
-        """
-        messages, errors = await self.sessions.encrypt(
-            cast("frozenset[str]", recipients),
-            plaintexts,
-            [namespace for namespace in (MODERN, OLD) if namespace in plaintexts],
-            identifier,
-        )
-        # Encrypting has just looked up the same devices; nothing else runs in between.
-        routed = self.sessions.routed
-        legacy = (
-            self._legacy_among(device for jid in recipients for device in routed[jid])
-            if recipients <= routed.keys()
-            else await self.legacy_devices(recipients)
-        )
-        return Sealed(tuple(messages), errors, legacy)
-
-    async def legacy_devices(self, recipients: frozenset[BareJid]) -> frozenset[DeviceId]:
-        """The recipients' devices that cannot read envelopes, or are not known to."""
-        return self._legacy_among(
-            [
-                device
-                for recipient in recipients
-                for device in await self.sessions.get_device_information(recipient)
-            ]
-        )
-
-    async def unseal(self, stanza: Element, sender: BareJid) -> Opened:
-        """Decrypt the `<encrypted/>` of a stanza: omemo:2 if it holds a key for us, else legacy.
-
-        Raises:
-            RemoteProtocolError: there is none, it is not for this device, or it does not open.
-        """
-        modern, old = encrypted_child(stanza, MODERN), encrypted_child(stanza, OLD)
-        if modern is None and old is None:
-            raise RemoteProtocolError(Reason.MALFORMED_OMEMO)
-        if modern is not None:
-            try:
-                share = own_share(modern, self.xmpp.boundjid.bare, self.own_device)
-            except RemoteProtocolError as error:
-                if old is None or error.reason is not Reason.NOT_FOR_THIS_DEVICE:
-                    raise
-            else:
-                return await opened(self.sessions, parsed(share, sender))
-        message = await parsed_legacy(
-            cast("Element", old), sender, self.xmpp.boundjid.bare, self.sessions
-        )
-        return await opened(self.sessions, message)
 
     # -- slixmpp-omemo's interface -------------------------------------------------------------
 
@@ -219,13 +124,6 @@ class XEP_0384(Startup, metaclass=ABCMeta):  # noqa: N801 -- takes the other's p
             raise RemoteProtocolError(Reason.NOT_FOR_THIS_DEVICE)
         own, _ = await self.sessions.get_own_device_information()
         return Opened(OLD, remembered[OLD], own)
-
-    def _legacy_among(self, devices: Iterable[DeviceInformation]) -> frozenset[DeviceId]:
-        return frozenset(
-            DeviceId(device.device_id)
-            for device in devices
-            if any(dict(device.active).values()) and MODERN not in self.namespaces(device)
-        )
 
     @property
     def _envelopes(self) -> XEP_0420:

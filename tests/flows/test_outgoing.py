@@ -9,6 +9,7 @@ from xml.etree.ElementTree import Element, tostring
 
 import pytest
 
+from eph_e2ee.drafts import AGREED, Draft, content_of
 from eph_e2ee.errors import (
     LocalProtocolError,
     NoEligibleDevices,
@@ -18,7 +19,6 @@ from eph_e2ee.errors import (
     VaultUnavailable,
 )
 from eph_e2ee.model import BareJid, Delivery, MessageId, Phase, Seconds
-from eph_e2ee.outgoing import AGREED, Draft, _content
 from eph_e2ee.protocol import ephemeral, marks, setting
 from eph_e2ee.protocol.ephemeral import Kind
 from tests.xmpp.clients import OurPlugin
@@ -44,7 +44,7 @@ def content(
     *elements: Element,
     opting_out: bool = False,
 ) -> list[Element]:
-    return _content(Draft(PETER, body, elements), timer, opting_out=opting_out)
+    return content_of(Draft(PETER, body, elements), timer, opting_out=opting_out)
 
 
 def names(elements: list[Element]) -> list[str]:

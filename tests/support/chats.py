@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from slixmpp import ClientXMPP
 
     from eph_e2ee import Chat, Message
-    from eph_e2ee.xmpp.omemo import Sealed
+    from eph_e2ee.xmpp.sealing import Sealed
     from tests.support.prosody import Account
 
 __all__ = ["FENCE", "Party", "bodies", "body", "element", "fence", "meet", "residue", "together"]

@@ -28,7 +28,7 @@ from tests.xmpp.test_servertime import traces
 
 if TYPE_CHECKING:
     from eph_e2ee.vault.vault import Vault
-    from eph_e2ee.xmpp.omemo import Sealed
+    from eph_e2ee.xmpp.sealing import Sealed
     from eph_e2ee.xmpp.stanzas import Arrival
     from tests.xmpp.clients import TestClient, World
 

@@ -1,0 +1,88 @@
+"""`attach()`: a client of slixmpp, and all that it gets."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+from eph_e2ee.chat import Chat, Options, seconds
+from eph_e2ee.clock import Clock
+from eph_e2ee.errors import LocalProtocolError
+from eph_e2ee.model import Legacy
+from eph_e2ee.vault.ratchets import Ratchets
+from eph_e2ee.vault.rootkey import RootKey
+from eph_e2ee.vault.vault import Vault
+from eph_e2ee.xmpp.account import Account, Client
+
+__all__ = ["Trust", "attach"]
+
+LegacyPolicy = Literal["deliver", "omit", "refuse"]
+"""The values of `model.Legacy`, as an application writes them."""
+
+Trust = Literal["btbv", "manual"]
+"""Blind trust before verification, or devices that the application has trusted one by one."""
+
+
+def attach(  # noqa: PLR0913 -- all but one by name, and all but two have a default
+    client: Client,
+    *,
+    vault: str | Path,
+    timer: timedelta | None = None,
+    trust: Trust = "btbv",
+    legacy: LegacyPolicy = "deliver",
+    root_key: RootKey | None = None,
+    database: str | None = None,
+    clock: Clock | None = None,
+    unread_cap: timedelta | None = None,
+    receipts: bool = False,
+    carbons: bool = True,
+    catch_up: bool = True,
+    displayed_sync: bool = True,
+) -> Chat:
+    """Give a client end-to-end encrypted messages that disappear. Call it before it connects.
+
+    Args:
+        client: a slixmpp client without an XEP-0384 plugin.
+        vault: the folder of the vault, made when it is missing; one process may use it at a time.
+        timer: whole seconds, 1 s to 2**32 - 1 s; the timer of conversations that nobody has given
+            one yet. None for none.
+        trust: how devices come to be trusted.
+        legacy: what devices get that have legacy OMEMO, which has no place for a timer: the text
+            with the timer in clear ("deliver"), the text alone ("omit"), nothing ("refuse").
+        root_key: where the vault's root key is kept; by default a file in the vault.
+        database: the address of a PostgreSQL database for the rows, `postgresql://user@host/name`;
+            by default a file in the vault. The keys are in the vault's folder in any case.
+        clock: the clock that deadlines are measured by; by default the system's.
+        unread_cap: how long messages with a timer are kept that nobody reads, in the timer's range
+            and counted from their arrival. None keeps them until they are read.
+        receipts: whether peers are asked for receipts and markers and get them (XEP-0184,
+            XEP-0333), in envelopes. Our own other devices are always told what was read.
+        carbons: whether the server is asked for copies of what our other devices send and get.
+        catch_up: whether the archive is read at the beginning of each session.
+        displayed_sync: whether the server is told, and believed, how far conversations were read
+            (XEP-0490). It could start timers with that, though none below five seconds.
+
+    Raises:
+        LocalProtocolError: the client has an XEP-0384 plugin, the timer or the cap is out of range,
+            or the address cannot be used.
+        VaultError: the vault cannot be opened; nothing in it was changed.
+    """
+    default, policy = None if timer is None else seconds(timer), _policy(legacy)
+    cap = None if unread_cap is None else seconds(unread_cap)
+    clock = Clock() if clock is None else clock
+    opened = Vault.open(Path(vault), clock=clock, root_key=root_key, database=database)
+    try:
+        account = Account.attached(
+            client, Ratchets(opened), blind_trust=trust == "btbv", now=clock.now
+        )
+        options = Options(default, policy, cap, receipts, carbons, catch_up, displayed_sync)
+        return Chat(account, opened, clock, options)
+    except BaseException:
+        opened.close_sync()
+        raise
+
+
+def _policy(legacy: str) -> Legacy:
+    try:
+        return Legacy(legacy)
+    except ValueError:
+        raise LocalProtocolError('legacy is "deliver", "omit" or "refuse"') from None
