@@ -10,7 +10,8 @@ Events, in slixmpp's manner, each with one value:
     ephemeral_timer_changed  `model.TimerChange`: a conversation's timer is another one
     ephemeral_delivery       `model.Delivered`: how far a message of ours came
     ephemeral_catch_up       `model.CatchUp`: how far the archive has been read
-    ephemeral_unsupported    `model.Unsupported`: devices that a message did not reach
+    ephemeral_unsupported    `model.Unsupported`: devices that read no envelopes
+    ephemeral_skipped        `model.Skipped`: devices and members that get nothing
     ephemeral_rejected       `model.Rejection`: something arrived that was not taken
 """
 
@@ -41,13 +42,14 @@ from eph_e2ee.model import (
     Seconds,
 )
 from eph_e2ee.notices import Notices
-from eph_e2ee.outgoing import Outgoing
+from eph_e2ee.outgoing import Outgoing, Sent
 from eph_e2ee.protocol import lifetime, xml
 from eph_e2ee.protocol.capability import Capability
 from eph_e2ee.protocol.ephemeral import checked_timer
 from eph_e2ee.reading import Reading
 from eph_e2ee.vault.archive import Transaction
 from eph_e2ee.vault.vault import Vault
+from eph_e2ee.warnings import Warnings
 from eph_e2ee.xmpp.account import Account
 from eph_e2ee.xmpp.stanzas import bare
 
@@ -88,6 +90,7 @@ class Chat:
             vault,
             self._conversations,
             clock,
+            Warnings(account, options.legacy),
             legacy=options.legacy,
             receipts=options.receipts,
         )
@@ -130,25 +133,27 @@ class Chat:
     ) -> Message:
         """Send a message, encrypted; it returns once the message is archived and handed over.
 
+        In a room it is for all members, here or not, and everybody in it; those that have no usable
+        device are left out, and named by `Message.left_out` and `ephemeral_skipped`.
+
         Args:
-            jid: the peer's account.
+            jid: the peer's account, or a room that was joined with slixmpp's XEP-0045 plugin.
             body: the text; None for a message of elements alone.
             timer: by default the conversation's. Another one becomes the conversation's, as
                 XEP-0466 section 3.3 has it; None makes this one message permanent.
             elements: other children of the envelope's content, each with a namespace of its own.
 
         Raises:
-            LocalProtocolError: nothing to send, or an element or a timer that cannot be sent.
+            LocalProtocolError: nothing to send, an element or a timer that cannot be sent, or a
+                private message through a room.
             NotSent: no session, no device to encrypt to, or trust undecided. Nothing left.
             VaultError: nothing left, and nothing was half done.
         """
         if body is None and not elements:
             raise LocalProtocolError("a message needs a body or an element; see set_timer()")
         own = timer if timer is None or isinstance(timer, Agreed) else seconds(timer)
-        entry = await self._outgoing.send(Draft(bare(jid), body, tuple(elements), own))
-        if entry is None:
-            raise LocalProtocolError("the archive has no copy of the message")
-        return Message(self, entry)
+        draft = Draft(self._account.conversation(jid), body, tuple(elements), own)
+        return self._sent(await self._outgoing.send(draft))
 
     async def set_timer(self, jid: str, timer: timedelta | None) -> None:
         """Change a conversation's timer at once, without text (XEP-0466 section 3.4); None: off.
@@ -161,7 +166,7 @@ class Chat:
             VaultError: it stays as it was.
         """
         wanted = None if timer is None else seconds(timer)
-        peer = bare(jid)
+        peer = self._account.conversation(jid)
         if (await self._conversations.setting(peer)).timer != wanted:
             await self._outgoing.send(Draft(peer, None, timer=wanted))
 
@@ -283,18 +288,17 @@ class Chat:
             self._reading.note_read(read, now)
         return read
 
-    async def send_again(self, entry: Entry, content: Content) -> Entry | None:
+    async def send_again(self, entry: Entry, content: Content) -> Message:
         """Send what the archive holds under the id that it was given first."""
-        return await self._outgoing.send(
-            Draft(
-                entry.conversation,
-                content.body,
-                tuple(xml.parse(item.encode()) for item in content.elements),
-                entry.timer,
-                content.message_id,
-                entry.number,
-            )
-        )
+        elements = tuple(xml.parse(item.encode()) for item in content.elements)
+        number, name = entry.number, content.message_id
+        draft = Draft(entry.conversation, content.body, elements, entry.timer, name, number)
+        return self._sent(await self._outgoing.send(draft))
+
+    def _sent(self, sent: Sent) -> Message:
+        if sent.entry is None:
+            raise LocalProtocolError("the archive has no copy of the message")
+        return Message(self, sent.entry, left_out=sent.left_out)
 
     def _session_begun(self, new: bool) -> None:  # noqa: FBT001 -- a fact, no switch
         if new:

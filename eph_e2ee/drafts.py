@@ -29,7 +29,7 @@ class Draft:
     """What the application wants to say.
 
     Attributes:
-        recipient: the bare JID of the peer.
+        recipient: the bare JID of the peer or the room.
         body: the text; None changes the timer without text (XEP-0466 section 3.4).
         elements: other children of the content.
         timer: `AGREED`, or a timer that becomes the conversation's; None with a body makes this
@@ -44,6 +44,11 @@ class Draft:
     timer: Seconds | Agreed | None = AGREED
     message_id: MessageId | None = None
     number: int | None = None
+
+    @property
+    def is_said(self) -> bool:
+        """Whether it is a message, and not a change of the timer alone."""
+        return self.body is not None or bool(self.elements)
 
 
 def content_of(draft: Draft, timer: Seconds | None, *, opting_out: bool) -> list[Element]:

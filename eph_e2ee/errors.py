@@ -6,6 +6,7 @@
     │   ├── NotSent                 nothing left this machine; nothing fell back to plaintext
     │   │   ├── NotConnected
     │   │   ├── NoEligibleDevices
+    │   │   ├── RoomUnsuitable
     │   │   └── TrustUndecided
     │   └── VaultError
     │       ├── VaultClosed
@@ -36,6 +37,7 @@ __all__ = [
     "Reason",
     "RemoteError",
     "RemoteProtocolError",
+    "RoomUnsuitable",
     "TrustUndecided",
     "VaultClosed",
     "VaultDamaged",
@@ -77,12 +79,17 @@ class NoEligibleDevices(NotSent):
 
     def __init__(self, recipients: frozenset[str]) -> None:
         super().__init__(
-            "no device to encrypt to: the recipient publishes no OMEMO device, or none is trusted"
+            "no device to encrypt to: the recipient publishes no OMEMO device, or none is trusted;"
+            " a room has to be joined first"
         )
         self.recipients = recipients
 
     def __reduce__(self) -> tuple[type["NoEligibleDevices"], tuple[frozenset[str]]]:
         return type(self), (self.recipients,)
+
+
+class RoomUnsuitable(NotSent):
+    """A room that OMEMO cannot be used in: it hides the JIDs of its occupants, or has too many."""
 
 
 class TrustUndecided(NotSent):
@@ -144,6 +151,7 @@ class Reason(enum.Enum):
     NOT_FOR_THIS_DEVICE = "not encrypted to this device"
     UNKNOWN_SENDER = "the sending device is not in the sender's device list"
     DISTRUSTED = "the sending device is distrusted"
+    PRIVATE_IN_ROOM = "a private message through a room, which no account has sent"
     MALFORMED_OMEMO = "not an OMEMO element"
     MALFORMED_BODY = "text that is not UTF-8"
     NOT_STORED = "the vault refused it here; nothing is lost: the server's archive still has it"

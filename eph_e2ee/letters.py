@@ -120,6 +120,8 @@ class Letters:
         before = await self._before(self.peer(arrival))
         if arrival.sender == arrival.room:
             raise RemoteProtocolError(Reason.UNKNOWN_SENDER)  # a room that shows no real JIDs
+        if arrival.room is None and self._account.members.is_room(self.peer(arrival)):
+            raise RemoteProtocolError(Reason.PRIVATE_IN_ROOM)
         unsealed = await self._account.unseal(arrival)
         letter = Letter(
             arrival, self.peer(arrival), self.is_own(arrival), unsealed.namespace, replay_ids

@@ -14,6 +14,7 @@ from eph_e2ee.model import (
     Direction,
     Entry,
     Erasure,
+    LeftOut,
     MessageId,
     Phase,
     Seconds,
@@ -36,7 +37,7 @@ class Conversing(Protocol):
     async def start_timer(self, entry: Entry) -> Entry:
         """Have a message's own timer run from now, unless it runs already."""
 
-    async def send_again(self, entry: Entry, content: Content) -> Entry | None:
+    async def send_again(self, entry: Entry, content: Content) -> "Message":
         """Send what the archive holds under the id that it was given first."""
 
     async def erase(self, what: "Message | str") -> Erasure:
@@ -49,6 +50,8 @@ class Message:
     Attributes:
         findings: what was accepted in it although it is not as it should be; empty from history.
         encrypted_with: the OMEMO namespace that it came in; None for one of ours and from history.
+        left_out: the devices, and accounts as a whole, that a message just sent does not reach;
+            empty from history.
     """
 
     def __init__(
@@ -57,11 +60,13 @@ class Message:
         entry: Entry,
         findings: tuple[Finding, ...] = (),
         encrypted_with: str | None = None,
+        left_out: frozenset[LeftOut] = frozenset(),
     ) -> None:
         self._chat = chat
         self._entry = entry
         self.findings = findings
         self.encrypted_with = encrypted_with
+        self.left_out = left_out
 
     def __repr__(self) -> str:
         return f"<Message {self.number}: {self.direction.value}, {self.phase.value}>"
@@ -73,7 +78,7 @@ class Message:
 
     @property
     def conversation(self) -> BareJid:
-        """The peer's bare JID."""
+        """The bare JID of the peer or the room."""
         return self._entry.conversation
 
     @property
@@ -168,8 +173,7 @@ class Message:
         content = self._entry.content
         if self.delivery not in (Delivery.UNSENT, Delivery.FAILED) or content is None:
             raise LocalProtocolError("only a message that is unsent or failed can be sent again")
-        entry = await self._chat.send_again(self._entry, content)
-        return Message(self._chat, entry or self._entry)
+        return await self._chat.send_again(self._entry, content)
 
     async def erase(self) -> Erasure:
         """Forget it here; see `Chat.erase`."""

@@ -254,6 +254,7 @@ class Cause(enum.Enum):
     UNDECIDED = "nobody has decided whether to trust it"
     DISTRUSTED = "it is distrusted"
     LEGACY = "it reads no envelopes, and legacy OMEMO is refused or has nothing to carry"
+    UNKNOWN_MEMBERS = "the room does not tell us who belongs to it; those who are in it get it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,11 +290,13 @@ class Unsupported:
     """Event `ephemeral_unsupported`: a recipient has devices without envelopes, or has others now.
 
     Attributes:
-        conversation: the bare JID of the recipient.
+        conversation: the bare JID of the recipient, or of the room.
         devices: the ids of the devices that cannot read envelopes, or are not known to.
         legacy: what they get: perhaps the text, in no case a timer that they can be held to.
+        addresses: the same devices, each with the bare JID of its account: in a room, a member's.
     """
 
     conversation: BareJid
     devices: frozenset[DeviceId]
     legacy: Legacy
+    addresses: frozenset[tuple[BareJid, DeviceId]] = frozenset()

@@ -7,6 +7,7 @@ clear. Read `Outgoing.send` from top to bottom.
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 from xml.etree.ElementTree import Element
 
 from eph_e2ee.clock import Clock
@@ -19,25 +20,28 @@ from eph_e2ee.model import (
     Content,
     Delivered,
     Delivery,
-    DeviceId,
     Direction,
     Entry,
+    LeftOut,
     Legacy,
     MessageId,
     Seconds,
     TimerChange,
-    Unsupported,
 )
 from eph_e2ee.protocol import agreement, ephemeral, lifetime, marks, setting, xml
 from eph_e2ee.protocol.agreement import Agreement
 from eph_e2ee.protocol.setting import Setting
 from eph_e2ee.vault.archive import NewMessage, Transaction
 from eph_e2ee.vault.vault import Vault
-from eph_e2ee.xmpp.account import Account
+from eph_e2ee.warnings import Warnings
+from eph_e2ee.xmpp.account import Account, Audience
 from eph_e2ee.xmpp.gate import Pending
 from eph_e2ee.xmpp.sealing import Sealed
 
-__all__ = ["Outgoing"]
+if TYPE_CHECKING:
+    from eph_e2ee.xmpp.encrypting import Addressee
+
+__all__ = ["Outgoing", "Sent"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +57,25 @@ class _Parcel:
     sealed: Sealed
 
 
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What became of a draft.
+
+    Attributes:
+        entry: the archived copy; None for a change of the timer without text.
+        left_out: the devices, and the accounts as a whole, that it was not encrypted for.
+    """
+
+    entry: Entry | None
+    left_out: frozenset[LeftOut] = frozenset()
+
+
 class _Unconfirmed(Exception):
     """Some devices are taken for legacy ones, by lists that the server may be about to send on."""
+
+    def __init__(self, accounts: frozenset[BareJid]) -> None:
+        super().__init__()
+        self.accounts = accounts
 
 
 class Outgoing:
@@ -66,6 +87,7 @@ class Outgoing:
         vault: Vault,
         conversations: Conversations,
         clock: Clock,
+        warnings: Warnings,
         *,
         legacy: Legacy,
         receipts: bool = False,
@@ -78,14 +100,14 @@ class Outgoing:
         self._clock = clock
         self._left: list[tuple[int, float]] = []
         self._unacknowledged: dict[MessageId, tuple[int, BareJid, float]] = {}
-        self._confirmed: dict[BareJid, frozenset[DeviceId]] = {}
-        self._warned: dict[BareJid, frozenset[DeviceId]] = {}
+        self._confirmed: dict[BareJid, frozenset[Addressee]] = {}
+        self._warnings = warnings
         self.on_gathered: Callable[[], None] = lambda: None
         account.acks.on_ack = self._acknowledged
         account.acks.on_lost = self._unacknowledged.clear
 
-    async def send(self, draft: Draft) -> Entry | None:
-        """Say it; the archived copy, or None for a change of the timer without text.
+    async def send(self, draft: Draft) -> Sent:
+        """Say it, to somebody or in a room.
 
         A session that ends meanwhile leaves it in the archive, unsent. So does a managed stream
         until the server has acknowledged it (XEP-0198). Canceling it is safe: either nothing has
@@ -97,9 +119,9 @@ class Outgoing:
             VaultError: nothing left, and nothing was half done.
         """
         self._account.check_session()
-        await self._account.prepare(draft.recipient)
+        audience = await self._account.audience(draft.recipient)
         try:
-            pending = await self._begun(draft)
+            pending = await self._begun(draft, audience)
             entry: Entry | None = await pending.finish()
         except BaseException:
             self._conversations.forget(draft.recipient)
@@ -110,11 +132,11 @@ class Outgoing:
             if entry is not None and confirmed:
                 waiting = entry.number, entry.conversation, self._clock.now()
                 self._unacknowledged[parcel.message_id] = waiting
-            self._account.send(draft.recipient, parcel.message_id, parcel.sealed, parcel.clear)
+            self._account.send(audience, parcel.message_id, parcel.sealed, parcel.clear)
             if entry is not None and not confirmed:
                 entry = self._has_left(entry, self._clock.now())
-        self._tell(parcel)
-        return entry
+        left_out = self._tell(parcel, audience)
+        return Sent(entry, left_out)
 
     async def signal(self, recipient: BareJid, content: list[Element]) -> None:
         """Send what is for clients alone, in an envelope: no copy, no timer, nothing in clear.
@@ -126,13 +148,13 @@ class Outgoing:
             VaultError: nothing left.
         """
         self._account.check_session()
-        await self._account.prepare(recipient)
+        audience = await self._account.audience(recipient)
         envelope = self._account.build(content, to=recipient)
         pending = await self._account.begin(
-            lambda: self._account.seal_if_read(recipient, envelope), lambda _: lambda _: None
+            lambda: self._account.seal_if_read(audience, envelope), lambda _: lambda _: None
         )
         await pending.finish()
-        self._account.send(recipient, self._account.new_id(), pending.value, None)
+        self._account.send(audience, self._account.new_id(), pending.value, None)
 
     async def note(self) -> None:
         """Start the timers of messages that have left; one write for all of them.
@@ -168,21 +190,26 @@ class Outgoing:
 
     # -- one step each -------------------------------------------------------------------------
 
-    async def _begun(self, draft: Draft) -> Pending[_Parcel, Entry | None]:
+    async def _begun(self, draft: Draft, audience: Audience) -> Pending[_Parcel, Entry | None]:
         """Sealed, with its commit queued.
 
         Without a device, and before anything less than an envelope is sent to one, the lists are
         asked for once more: they come one by one, and in any order.
         """
         try:
-            return await self._account.begin(lambda: self._sealed(draft), self._archived)
-        except (NoEligibleDevices, _Unconfirmed):
-            await self._account.prepare(draft.recipient, again=True)
+            return await self._account.begin(lambda: self._sealed(draft, audience), self._archived)
+        except NoEligibleDevices:
+            doubtful = audience.jids
+        except _Unconfirmed as unconfirmed:
+            doubtful = unconfirmed.accounts
+        await self._account.prepare(doubtful, again=True)
         return await self._account.begin(
-            lambda: self._sealed(draft, confirmed=True), self._archived
+            lambda: self._sealed(draft, audience, confirmed=True), self._archived
         )
 
-    async def _sealed(self, draft: Draft, *, confirmed: bool = False) -> _Parcel:
+    async def _sealed(
+        self, draft: Draft, audience: Audience, *, confirmed: bool = False
+    ) -> _Parcel:
         """Under the lock: the timer that stands now is the message's own from here on (F29)."""
         before = await self._conversations.setting(draft.recipient)
         after, stated = self._announced(self._agreed(before, draft))
@@ -190,10 +217,10 @@ class Outgoing:
         content = content_of(draft, timer, opting_out=after.opting_out)
         if stated is not None:
             content.append(setting.write(stated))
-        if self._receipts and (draft.body is not None or draft.elements):
+        if self._receipts and draft.is_said and not audience.room:
             content += marks.write_wanted()
         envelope = self._account.build(content, to=draft.recipient)
-        sealed = await self._sealed_for(draft, envelope)
+        sealed = await self._sealed_for(draft, audience, envelope)
         self._confirm(draft.recipient, sealed, confirmed=confirmed)
         return _Parcel(
             draft=draft,
@@ -205,19 +232,19 @@ class Outgoing:
             sealed=sealed,
         )
 
-    async def _sealed_for(self, draft: Draft, envelope: bytes) -> Sealed:
-        if self._legacy is Legacy.REFUSE:
-            return await self._account.seal(draft.recipient, envelope, None)
-        if draft.body is None and not draft.elements:
-            return await self._account.seal_if_read(draft.recipient, envelope)
-        return await self._account.seal(draft.recipient, envelope, draft.body)
+    async def _sealed_for(self, draft: Draft, audience: Audience, envelope: bytes) -> Sealed:
+        if not draft.is_said and self._legacy is not Legacy.REFUSE:
+            return await self._account.seal_if_read(audience, envelope)
+        body = None if self._legacy is Legacy.REFUSE else draft.body
+        return await self._account.seal(audience, envelope, body)
 
     def _confirm(self, recipient: BareJid, sealed: Sealed, *, confirmed: bool) -> None:
         devices = sealed.without_envelope
+        unconfirmed = devices - self._confirmed.get(recipient, frozenset())
         if confirmed:
             self._confirmed[recipient] = devices
-        elif devices - self._confirmed.get(recipient, frozenset()):
-            raise _Unconfirmed
+        elif unconfirmed:
+            raise _Unconfirmed(frozenset(jid for jid, _ in unconfirmed))
 
     def _clear(self, timer: Seconds | None) -> Element | None:
         """The timer for legacy OMEMO, which has no other place for it."""
@@ -261,7 +288,7 @@ class Outgoing:
             self._conversations.write(vault, parcel.draft.recipient, parcel.setting)
             if parcel.change is not None:
                 vault.add(line_of(parcel.change, parcel.message_id, now))
-            if parcel.draft.body is None and not parcel.draft.elements:
+            if not parcel.draft.is_said:
                 return None
             if parcel.draft.number is not None:
                 # Once more: what is heard of the first attempt from now on says nothing of this.
@@ -310,17 +337,11 @@ class Outgoing:
             entry, phase=started.phase, deadline=started.deadline, delivery=Delivery.SENT
         )
 
-    def _tell(self, parcel: _Parcel) -> None:
-        recipient = parcel.draft.recipient
+    def _tell(self, parcel: _Parcel, audience: Audience) -> frozenset[LeftOut]:
+        """Tell the application of the change, and of whom it does not reach; returns these."""
         if parcel.change is not None:
             self._account.emit("ephemeral_timer_changed", parcel.change)
-        devices = parcel.sealed.legacy
-        if devices != self._warned.get(recipient, frozenset()):
-            self._warned[recipient] = devices
-            if devices:
-                self._account.emit(
-                    "ephemeral_unsupported", Unsupported(recipient, devices, self._legacy)
-                )
+        return self._warnings.tell(parcel.sealed, audience, spoken=parcel.draft.is_said)
 
 
 def _start(vault: Transaction, left: list[tuple[int, float]]) -> None:

@@ -93,9 +93,12 @@ class Reading:
     def note_read(self, entry: Entry, at: float) -> None:
         """A message was read here, and its timer runs: it is to be told."""
         content = entry.content
-        if content is None or not content.message_id or content.sender != entry.conversation:
-            return  # gone, nameless, or in a room, whose members read for themselves
-        self._reads.append((entry.conversation, content.message_id, round(at * 1000)))
+        if content is None or not content.message_id:
+            return  # gone, or nameless
+        self._reads.append((content.sender, content.message_id, round(at * 1000)))
+        self._woken.set()
+        if content.sender != entry.conversation:
+            return  # in a room, whose members read for themselves
         place = _place(entry.number, content)
         self._places[entry.conversation] = place
         self._woken.set()

@@ -26,7 +26,7 @@ FLOORS = [
     {"xmpp"},
     {"conversations", "drafts", "seen"},
     {"letters"},
-    {"notices"},
+    {"notices", "warnings"},
     {"incoming", "outgoing", "expiry"},
     {"backlog"},
     {"reading", "catchup"},

@@ -1,7 +1,9 @@
 """What the flows need of slixmpp and OMEMO, in the project's own words and errors."""
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, Final, Protocol, Self, TypeVar, cast
 from xml.etree.ElementTree import Element
 
@@ -23,15 +25,17 @@ from eph_e2ee.xmpp.ephemeral import XEP_0466
 from eph_e2ee.xmpp.failures import not_sent
 from eph_e2ee.xmpp.gate import Pending
 from eph_e2ee.xmpp.lifecycle import Lifecycle
+from eph_e2ee.xmpp.members import Audience, Members
 from eph_e2ee.xmpp.omemo import XEP_0384
 from eph_e2ee.xmpp.parcel import MODERN, OLD, Opened, fingerprint, written
 from eph_e2ee.xmpp.sce import XEP_0420
 from eph_e2ee.xmpp.sealing import Sealed
 from eph_e2ee.xmpp.servertime import ServerTime
-from eph_e2ee.xmpp.stanzas import Arrival, outer_message
+from eph_e2ee.xmpp.stanzas import Arrival, bare, outer_message
+from eph_e2ee.xmpp.together import together
 from eph_e2ee.xmpp.vault_omemo import VaultOmemo
 
-__all__ = ["Account", "Client"]
+__all__ = ["Account", "Audience", "Client"]
 
 Client = ClientXMPP
 
@@ -63,6 +67,7 @@ class Account:
         displayed: how far each conversation was read, on the server.
         acks: what the server has taken.
         lifecycle: when a session begins, and when a room is entered.
+        members: who belongs to the rooms that the application has joined.
     """
 
     def __init__(
@@ -73,9 +78,10 @@ class Account:
         self._added = added
         self._detached = False
         self.omemo = omemo
-        self.devices = Devices(omemo, self.prepare)
+        self.devices = Devices(omemo, lambda jid: self.prepare(frozenset({jid})))
         self.server = ServerTime(client, lambda: self.has_session)
-        self.arrivals = Arrivals(client, lambda: self.bare)
+        self.members = Members(client)
+        self.arrivals = Arrivals(client, lambda: self.bare, self.members)
         self.archive = Archive(client, self.arrivals, lambda: self.bare)
         self.displayed = Displayed(client, lambda: self.bare)
         self.acks = Acks(client)
@@ -117,6 +123,7 @@ class Account:
         self.server.detach()
         self.acks.detach()
         self.lifecycle.detach()
+        self.members.detach()
         for name in ("xep_0384", "xep_0466", "xep_0420", *reversed(self._added)):
             if name in self._client.plugin:
                 # slixmpp leaves this method without types.
@@ -220,21 +227,64 @@ class Account:
         if not self.has_session:
             raise NotConnected("no session with the server: send after `session_start`")
 
-    async def prepare(self, recipient: BareJid, *, again: bool = False) -> None:
-        """Have OMEMO running and the recipient's device lists at hand.
+    def conversation(self, jid: str) -> BareJid:
+        """The conversation that a JID stands for.
 
-        With `again` the server is asked for them, and for our own, whatever it has sent us.
+        Raises:
+            LocalProtocolError: it is an occupant's of a room: private messages there have no OMEMO.
+            ValueError: it is no JID.
+        """
+        peer = bare(jid)
+        if JID(jid).resource and self.members.is_room(peer):
+            raise LocalProtocolError(
+                "there are no private messages through a room: send to the member's own JID"
+            )
+        return peer
+
+    async def audience(self, conversation: BareJid) -> Audience:
+        """Whom a message is for, with OMEMO running and the device lists of all at hand.
+
+        Raises:
+            NotSent: the server or the room did not answer.
+            RoomUnsuitable: nothing can be encrypted for that room.
+        """
+        if self.members.is_room(conversation):
+            audience = await self.members.audience(conversation)
+        else:
+            audience = Audience(conversation, frozenset({conversation}))
+        await self.prepare(audience.jids)
+        return audience
+
+    async def prepare(self, jids: frozenset[BareJid], *, again: bool = False) -> None:
+        """Have OMEMO running and the device lists of accounts at hand.
+
+        With `again` the server is asked for them, and for our own, whatever it has sent us. Of
+        many, those that cannot be asked for keep nobody waiting (F41).
 
         Raises:
             NotSent: the server did not answer.
         """
         try:
             await self.omemo.get_session_manager()
-            await self.omemo.refresh_device_lists({JID(recipient)}, force_download=again)
+            if len(jids) == 1:
+                await self._refresh(*jids, again=again)
+            else:
+                await together(
+                    functools.partial(self._try_to_refresh, jid, again=again)
+                    for jid in jids
+                    if again or not self.omemo.has_fresh_lists(jid)
+                )
             if again:
                 await self.omemo.sessions.refresh_device_lists(self.bare)
         except omemo.OMEMOException as failure:
             raise not_sent(failure) from None
+
+    async def _refresh(self, jid: BareJid, *, again: bool) -> None:
+        await self.omemo.refresh_device_lists({JID(jid)}, force_download=again)
+
+    async def _try_to_refresh(self, jid: BareJid, *, again: bool) -> None:
+        with suppress(omemo.OMEMOException):  # what was known of its devices holds
+            await self._refresh(jid, again=again)
 
     async def begin(
         self,
@@ -276,36 +326,41 @@ class Account:
         """
         return self._envelopes.build(content, to=to)
 
-    async def seal(self, recipient: BareJid, envelope: bytes, body: str | None) -> Sealed:
+    async def seal(self, audience: Audience, envelope: bytes, body: str | None) -> Sealed:
         """Encrypt an envelope for every device that reads envelopes, a body for the others.
 
         Without a body the others get nothing. Only inside of an operation.
         """
         plaintexts = {MODERN: envelope} if body is None else {MODERN: envelope, OLD: body.encode()}
-        return await self.omemo.seal(frozenset({recipient}), plaintexts)
+        return await self.omemo.seal(audience.jids, plaintexts)
 
-    async def seal_if_read(self, recipient: BareJid, envelope: bytes) -> Sealed:
+    async def seal_if_read(self, audience: Audience, envelope: bytes) -> Sealed:
         """Do the same for what only concerns devices that read envelopes; there may be none."""
-        recipients = frozenset({recipient})
         try:
-            return await self.seal(recipient, envelope, None)
+            return await self.seal(audience, envelope, None)
         except NobodyEligible:
-            legacy = await self.omemo.legacy_devices(recipients)
+            legacy = await self.omemo.legacy_devices(audience.jids)
             if not legacy:
                 raise
-            return Sealed((), frozenset(), legacy)
+            return Sealed(legacy=legacy, without_envelope=legacy)
 
     def send(
-        self, recipient: BareJid, message_id: MessageId, sealed: Sealed, clear: Element | None
+        self, audience: Audience, message_id: MessageId, sealed: Sealed, clear: Element | None
     ) -> None:
-        """Hand a committed message to the stream, each namespace in a stanza of its own.
+        """Hand a committed message to the stream, in one stanza, or in two of one id.
 
-        An unpatched slixmpp-omemo looks no further than an omemo:2 element that is not for it. The
-        envelope goes first: whoever reads that knows the second stanza by its id. `clear` stands
-        beside legacy OMEMO alone.
+        The envelope goes first: whoever reads that knows the second stanza by its id. `clear`
+        stands where there is something in legacy OMEMO.
         """
-        for message in sorted(sealed.messages, key=lambda message: message.namespace != MODERN):
-            stanza = outer_message(self._client, recipient, message_id, written(message))
-            if message.namespace == OLD and clear is not None:
+        parts = [[message] for message in sealed.messages] if sealed.apart else [sealed.messages]
+        for messages in filter(None, parts):
+            stanza = outer_message(
+                self._client,
+                audience.conversation,
+                message_id,
+                [written(message) for message in messages],
+                group=audience.room,
+            )
+            if clear is not None and any(message.namespace == OLD for message in messages):
                 stanza.append(clear)
             stanza.send()

@@ -13,6 +13,7 @@ from slixmpp.xmlstream.matcher import MatchXPath
 from slixmpp.xmlstream.matcher.base import MatcherBase
 
 from eph_e2ee.model import BareJid, MessageId
+from eph_e2ee.xmpp.members import Members
 from eph_e2ee.xmpp.parcel import MODERN, OLD
 from eph_e2ee.xmpp.rooms import Rooms
 from eph_e2ee.xmpp.stanzas import RESULT, Arrival, archived, bare, carbon, live
@@ -40,14 +41,15 @@ class Arrivals:
     Args:
         client: the client.
         own: our own bare JID; it is known for good once there is a session.
+        members: who is in which room.
     """
 
-    def __init__(self, client: ClientXMPP, own: Callable[[], BareJid]) -> None:
+    def __init__(self, client: ClientXMPP, own: Callable[[], BareJid], members: Members) -> None:
         self._client = client
         self._own = own
         self._accept: Accept = lambda _: None
         self._bounced: Bounced = lambda _jid, _message_id: None
-        self._rooms = Rooms(client)
+        self._rooms = Rooms(client, members.real_jid)
         self._pages: dict[str, tuple[BareJid, list[Result]]] = {}
 
     def listen(self, accept: Accept, bounced: Bounced) -> None:

@@ -11,8 +11,9 @@ lock, and in three steps:
 """
 
 import asyncio
+import functools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
@@ -21,6 +22,7 @@ import omemo
 from omemo.storage import Storage
 
 from eph_e2ee.errors import EphemeralError, RemoteProtocolError
+from eph_e2ee.xmpp.together import together
 
 __all__ = ["Absent", "Gate", "Pending", "Transactional", "Unit"]
 
@@ -31,8 +33,11 @@ Result = TypeVar("Result")
 Work = Callable[[Any], Any]
 
 MAXIMUM_FETCHES = 256
-"""Downloads for one operation: device lists and bundles. A peer with more devices than that is
-publishing them to slow us down."""
+"""Rounds of downloads for one operation. Whoever needs more is publishing devices to slow us down;
+what is known to be needed together is one round."""
+
+Name = tuple[object, ...]
+"""What a download, or what waits for a commit, is known by."""
 
 
 @runtime_checkable
@@ -56,15 +61,14 @@ class Transactional(Protocol):
 
 
 class Absent(Exception):
-    """Something has to be downloaded before the operation can go on."""
+    """Something has to be downloaded before the operation can go on; `wanted` names all of it."""
 
-    def __init__(self, name: tuple[object, ...], fetch: Callable[[], Awaitable[Any]]) -> None:
+    def __init__(self, wanted: Mapping[Name, Callable[[], Awaitable[Any]]]) -> None:
         super().__init__()
-        self.name = name
-        self.fetch = fetch
+        self.wanted = wanted
 
 
-Leaving = dict[tuple[object, ...], Callable[[], Awaitable[None]]]
+Leaving = dict[Name, Callable[[], Awaitable[None]]]
 """What waits for a commit, by a name under which the newest alone counts."""
 
 
@@ -72,7 +76,7 @@ Leaving = dict[tuple[object, ...], Callable[[], Awaitable[None]]]
 class Unit:
     """One operation under the lock: what it fetched, and what may leave after its commit."""
 
-    fetched: dict[tuple[object, ...], object] = field(default_factory=dict)
+    fetched: dict[Name, object] = field(default_factory=dict)
     messages: Leaving = field(default_factory=dict)
     uploads: Leaving = field(default_factory=dict)
 
@@ -123,10 +127,14 @@ class Pending(Generic[Value, Result]):
 
 
 class Gate:
-    """The one lock of a session manager, re-entrant within a task."""
+    """The one lock of a session manager, re-entrant within a task.
+
+    Attributes:
+        storage: what the operations store in.
+    """
 
     def __init__(self, storage: Storage) -> None:
-        self._storage = storage
+        self.storage = storage
         self._lock = asyncio.Lock()
         self._owner: asyncio.Task[Any] | None = None
         self._unit: Unit | None = None
@@ -156,7 +164,7 @@ class Gate:
                     written = self._commit(None if work is None else work(value))
                     return Pending(value, written, unit, self._forget)
             except Absent as absent:
-                unit.fetched[absent.name] = await _outcome(absent.fetch)
+                unit.fetched.update(await _fetched(absent))
         raise omemo.OMEMOException("more device lists and bundles than one operation may fetch")
 
     async def begin_many(
@@ -190,7 +198,7 @@ class Gate:
 
     async def _attempt(self, operation: Callable[[], Awaitable[Value]]) -> Value:
         """Run a part of an operation; what it stored before it raised is forgotten."""
-        unit, storage = self._unit, self._storage
+        unit, storage = self._unit, self.storage
         if unit is None or not isinstance(storage, Transactional):
             return await operation()
         savepoint, messages, uploads = storage.savepoint(), dict(unit.messages), dict(unit.uploads)
@@ -219,8 +227,8 @@ class Gate:
             try:
                 yield
             except BaseException:
-                if isinstance(self._storage, Transactional):
-                    self._storage.discard()
+                if isinstance(self.storage, Transactional):
+                    self.storage.discard()
                 raise
             finally:
                 self._owner = self._unit = None
@@ -228,15 +236,22 @@ class Gate:
     async def _forget(self) -> None:
         """Read everything again, but not while an operation is half done: it would keep half."""
         async with self._lock:
-            if isinstance(self._storage, Transactional):
-                self._storage.forget_cached()
+            if isinstance(self.storage, Transactional):
+                self.storage.forget_cached()
 
     def _commit(self, work: Work | None) -> Awaitable[Any]:
-        if isinstance(self._storage, Transactional):
-            return self._storage.commit_with(work)
+        if isinstance(self.storage, Transactional):
+            return self.storage.commit_with(work)
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         done.set_result(None)
         return done
+
+
+async def _fetched(absent: Absent) -> dict[Name, object]:
+    """What each download gave."""
+    fetches = absent.wanted.values()
+    outcomes = await together(functools.partial(_outcome, fetch) for fetch in fetches)
+    return dict(zip(absent.wanted, outcomes, strict=True))
 
 
 async def _outcome(fetch: Callable[[], Awaitable[Any]]) -> object:

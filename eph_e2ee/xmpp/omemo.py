@@ -68,7 +68,7 @@ class XEP_0384(Sealing, metaclass=ABCMeta):  # noqa: N801 -- takes the other's p
         if not plaintexts:
             return None, frozenset()
         bare = frozenset(BareJid(jid.bare) for jid in recipients)
-        sealed = await self.gate.run(lambda: self.seal(bare, plaintexts, identifier))
+        sealed = await self.gate.run(lambda: self.seal(bare, plaintexts, identifier, strict=True))
         return self._sealed_stanza(stanza, sealed), sealed.errors
 
     async def decrypt_message(self, stanza: Message) -> tuple[Message, DeviceInformation]:

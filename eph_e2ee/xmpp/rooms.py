@@ -5,6 +5,7 @@ of no use, and what comes from it is rejected. Whether somebody is a member of t
 room's word: nothing else could tell.
 """
 
+from collections.abc import Callable
 from typing import Any, Final
 from xml.etree.ElementTree import Element
 
@@ -23,7 +24,7 @@ from eph_e2ee.xmpp.stanzas import (
     stanza_id,
 )
 
-__all__ = ["Rooms", "membership"]
+__all__ = ["ITEM", "MEMBERS", "Rooms", "codes_of", "membership"]
 
 USER: Final = "{http://jabber.org/protocol/muc#user}"
 ITEM: Final = f"{USER}x/{USER}item"
@@ -31,28 +32,46 @@ STATUS: Final = f"{USER}x/{USER}status"
 
 MEMBERS: Final = ("member", "admin", "owner")
 
+OCCUPANT: Final = "{urn:xmpp:occupant-id:0}occupant-id"
+
 OURSELVES: Final = "110"
 """The status of one's own presence in a room (XEP-0045 section 7.2.2)."""
 
+NEW_NICK: Final = "303"
+"""The status of a presence that ends because a nickname is replaced (XEP-0045 section 7.6)."""
+
 
 class Rooms:
-    """Who has sent what in the rooms that the application has joined with slixmpp's plugin."""
+    """Who has sent what in the rooms that the application has joined with slixmpp's plugin.
 
-    def __init__(self, client: ClientXMPP) -> None:
+    Args:
+        client: the client.
+        real_jid: whose occupant-id that is in a room (XEP-0421).
+    """
+
+    def __init__(
+        self, client: ClientXMPP, real_jid: Callable[[BareJid, str | None], BareJid | None]
+    ) -> None:
         self._client = client
+        self._real_jid = real_jid
 
     def live(self, stanza: Message) -> Arrival | None:
-        """A stanza of a room; None where the room was not joined, or speaks itself."""
+        """A stanza of a room; None where the room was not joined, or speaks itself.
+
+        Whoever has the nickname now need not be who had it then: an old message is his whom the
+        room names with it, or the occupant-id.
+        """
         room, nick = BareJid(stanza["from"].bare), stanza["from"].resource
         plugin: Any = self._client.plugin.get("xep_0045", None)
         if plugin is None or not nick or room not in plugin.get_joined_rooms():
             return None
+        if stanza.xml.find(DELAY) is not None:
+            return _arrival(stanza.xml, room, self._then(stanza.xml, room))
         real = plugin.get_jid_property(JID(room), nick, "jid")
         affiliation = plugin.get_jid_property(JID(room), nick, "affiliation")
         return _arrival(stanza.xml, room, (str(real or ""), affiliation))
 
-    @staticmethod
-    def archived(stanza: Message, room: BareJid) -> Arrival | None:
+    def archived(self, stanza: Message, room: BareJid) -> Arrival | None:
         """The message inside a result of a room's archive; None where there is none.
 
         Rooms that show real JIDs do so in their archive as well (XEP-0313 section 6.1.2).
@@ -63,15 +82,28 @@ class Rooms:
         result, delay, xml = found
         if xml.get("type") != "groupchat" or not xml.get("from", "").startswith(f"{room}/"):
             return None
+        return _arrival(xml, room, self._then(xml, room), result=result, delay=delay)
+
+    def _then(self, xml: Element, room: BareJid) -> tuple[str, str | None]:
+        """Who has sent an old message, and what he was then to the room."""
         item = xml.find(ITEM)
-        who = ("", None) if item is None else (item.get("jid", ""), item.get("affiliation"))
-        return _arrival(xml, room, who, result=result, delay=delay)
+        affiliation = None if item is None else item.get("affiliation")
+        if item is not None and item.get("jid"):
+            return item.get("jid", ""), affiliation
+        occupant = xml.find(OCCUPANT)
+        known = self._real_jid(room, None if occupant is None else occupant.get("id"))
+        return known or "", affiliation
+
+
+def codes_of(xml: Element) -> set[str]:
+    """The status codes of a room's stanza (XEP-0045 section 15.6.2)."""
+    return {status.get("code", "") for status in xml.iterfind(STATUS)}
 
 
 def membership(presence: Any) -> tuple[BareJid, bool] | None:
     """The room that a presence says we have entered (True) or left; None for any other."""
-    codes = {status.get("code") for status in presence.xml.iterfind(STATUS)}
-    if OURSELVES not in codes:
+    codes = codes_of(presence.xml)
+    if OURSELVES not in codes or NEW_NICK in codes:
         return None
     return BareJid(presence["from"].bare), presence["type"] != "unavailable"
 

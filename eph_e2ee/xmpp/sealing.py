@@ -1,17 +1,16 @@
 """Sealing and opening: what one operation of the gate encrypts and decrypts."""
 
 from abc import ABCMeta
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import cast
 from xml.etree.ElementTree import Element
 
 import omemo
 from omemo.session_manager import EncryptionError
-from omemo.types import DeviceInformation
 
 from eph_e2ee.errors import Reason, RemoteProtocolError
-from eph_e2ee.model import BareJid, DeviceId
+from eph_e2ee.model import BareJid, DeviceId, LeftOut
+from eph_e2ee.xmpp.encrypting import Addressee, encrypt
 from eph_e2ee.xmpp.parcel import (
     MODERN,
     OLD,
@@ -32,25 +31,21 @@ class Sealed:
     """What encrypting gave.
 
     Attributes:
-        messages: one for each namespace that some device was addressed in.
+        messages: one for each namespace that some device was addressed in, omemo:2 first.
         errors: devices that were left out because their keys could not be had.
+        left_out: every device, and every account as a whole, that the message is not for.
         legacy: devices of the recipients that cannot read envelopes, or are not known to.
+        without_envelope: these, and those of our own others that were addressed without one.
+        apart: whether each message needs a stanza of its own. One that holds both serves all but
+            slixmpp-omemo, which looks no further than an omemo:2 element that is not for it.
     """
 
-    messages: tuple[omemo.Message, ...]
-    errors: frozenset[EncryptionError]
-    legacy: frozenset[DeviceId]
-
-    @property
-    def without_envelope(self) -> frozenset[DeviceId]:
-        """Every device, our own others included, that was taken for one without envelopes."""
-        addressed = {
-            DeviceId(key.device_id)
-            for message in self.messages
-            if message.namespace == OLD
-            for key, _ in message.keys
-        }
-        return self.legacy | addressed
+    messages: tuple[omemo.Message, ...] = ()
+    errors: frozenset[EncryptionError] = frozenset()
+    left_out: frozenset[LeftOut] = frozenset()
+    legacy: frozenset[Addressee] = frozenset()
+    without_envelope: frozenset[Addressee] = frozenset()
+    apart: bool = False
 
 
 class Sealing(Startup, metaclass=ABCMeta):
@@ -61,35 +56,37 @@ class Sealing(Startup, metaclass=ABCMeta):
         recipients: frozenset[BareJid],
         plaintexts: dict[str, bytes],
         identifier: str | None = None,
+        *,
+        strict: bool = False,
     ) -> Sealed:
         """Encrypt for every device of the recipients, and our own, that can read a namespace given.
 
-        Raises:
-            OMEMOException: as python-omemo's `encrypt` does; nothing was encrypted.
-        """
-        messages, errors = await self.sessions.encrypt(
-            cast("frozenset[str]", recipients),
-            plaintexts,
-            [namespace for namespace in (MODERN, OLD) if namespace in plaintexts],
-            identifier,
-        )
-        # Encrypting has just looked up the same devices; nothing else runs in between.
-        routed = self.sessions.routed
-        legacy = (
-            self._legacy_among(device for jid in recipients for device in routed[jid])
-            if recipients <= routed.keys()
-            else await self.legacy_devices(recipients)
-        )
-        return Sealed(tuple(messages), errors, legacy)
+        With `strict` no recipient may be left without a device.
 
-    async def legacy_devices(self, recipients: frozenset[BareJid]) -> frozenset[DeviceId]:
+        Raises:
+            OMEMOException: as `encrypting.encrypt`; nothing was encrypted.
+        """
+        made = await encrypt(self.sessions, recipients, plaintexts, identifier, strict=strict)
+        return Sealed(
+            messages=tuple(sorted(made.messages, key=lambda each: each.namespace != MODERN)),
+            errors=made.errors,
+            left_out=made.left_out,
+            legacy=made.legacy,
+            without_envelope=made.legacy | made.addressed,
+            apart=made.doubtful,
+        )
+
+    async def legacy_devices(self, recipients: frozenset[BareJid]) -> frozenset[Addressee]:
         """The recipients' devices that cannot read envelopes, or are not known to."""
-        return self._legacy_among(
-            [
-                device
-                for recipient in recipients
-                for device in await self.sessions.get_device_information(recipient)
-            ]
+        devices = [
+            device
+            for recipient in recipients
+            for device in await self.sessions.get_device_information(recipient)
+        ]
+        return frozenset(
+            (BareJid(device.bare_jid), DeviceId(device.device_id))
+            for device in devices
+            if any(dict(device.active).values()) and MODERN not in self.namespaces(device)
         )
 
     async def unseal(self, stanza: Element, sender: BareJid) -> Opened:
@@ -113,10 +110,3 @@ class Sealing(Startup, metaclass=ABCMeta):
             cast("Element", old), sender, self.xmpp.boundjid.bare, self.sessions
         )
         return await opened(self.sessions, message)
-
-    def _legacy_among(self, devices: Iterable[DeviceInformation]) -> frozenset[DeviceId]:
-        return frozenset(
-            DeviceId(device.device_id)
-            for device in devices
-            if any(dict(device.active).values()) and MODERN not in self.namespaces(device)
-        )

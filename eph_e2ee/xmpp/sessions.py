@@ -2,7 +2,7 @@
 
 import functools
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 import oldmemo
@@ -10,10 +10,13 @@ import omemo
 import twomemo
 from omemo.backend import Backend, DecryptionFailed
 from omemo.session import Initiation
+from omemo.storage import Storage
 from omemo.types import DeviceInformation, DeviceList
 from slixmpp_omemo.base_session_manager import BaseSessionManager
 
+from eph_e2ee.model import BareJid, DeviceId
 from eph_e2ee.xmpp import crossing
+from eph_e2ee.xmpp.encrypting import encrypt
 from eph_e2ee.xmpp.gate import Absent, Gate
 
 __all__ = ["Legacy", "Modern", "Router", "Sessions"]
@@ -64,9 +67,17 @@ class Sessions(BaseSessionManager):
         super().__init__()
         self._unanswered: Counter[tuple[str, str, int]] = Counter()
         self._catching_up = False
-        self._routing = False
-        self.routed: dict[str, frozenset[DeviceInformation]] = {}
-        """What is known of the devices of each account that the last envelope was encrypted for."""
+
+    @property
+    def storage(self) -> Storage:
+        """Where python-omemo keeps what it knows."""
+        return self.gate.storage
+
+    @property
+    def own_device(self) -> DeviceId:
+        """Our own device id."""
+        # Private, but asking for it in public would look up every device of ours.
+        return DeviceId(self._SessionManager__own_device_id)  # type: ignore[attr-defined]
 
     # -- operations, one at a time -------------------------------------------------------------
 
@@ -75,22 +86,19 @@ class Sessions(BaseSessionManager):
         self,
         bare_jids: frozenset[str],
         plaintext: dict[str, bytes],
-        backend_priority_order: list[str] | None = None,
+        backend_priority_order: list[str] | None = None,  # noqa: ARG002 -- python-omemo's signature
         identifier: str | None = None,
     ) -> Any:
         """Encrypt as python-omemo does, each device in the namespace that `router` gives it."""
-        self._routing = MODERN in plaintext
-        self.routed.clear()
-        try:
-            messages, errors = await super().encrypt(
-                bare_jids, plaintext, backend_priority_order, identifier
-            )
-        finally:
-            self._routing = False
+        recipients = frozenset(map(BareJid, bare_jids))
+        made = await encrypt(self, recipients, plaintext, identifier, strict=True)
+        return made.messages, made.errors
+
+    def note_sent(self, messages: Iterable[omemo.Message]) -> None:
+        """Note that devices get something from us: that is an answer."""
         for message in messages:
             for key, _ in message.keys:
                 del self._unanswered[message.namespace, key.bare_jid, key.device_id]
-        return messages, errors
 
     @_alone
     async def decrypt(self, message: omemo.Message) -> Any:
@@ -163,8 +171,6 @@ class Sessions(BaseSessionManager):
         session = await backend.load_session(bare_jid, device_id)
         if session is None:
             return
-        # Private, but asking for it in public would look up every device of ours.
-        own: int = self._SessionManager__own_device_id  # type: ignore[attr-defined]
         content, plain_key = await backend.encrypt_empty()
         key = await backend.encrypt_key_material(session, plain_key)
         await backend.store_session(session)
@@ -174,29 +180,12 @@ class Sessions(BaseSessionManager):
             omemo.Message(
                 backend.namespace,
                 self.own_bare_jid,
-                own,
+                self.own_device,
                 content,
                 frozenset({(key, exchange)}),
             ),
             bare_jid,
         )
-
-    async def _SessionManager__get_device_information(self, bare_jid: str) -> Any:  # noqa: N802
-        """Leave each device, while encrypting, only the namespaces that it can read.
-
-        python-omemo offers no hook for a choice by device. A test holds the name, which no type
-        checker knows.
-        """
-        inherited = super()._SessionManager__get_device_information  # type: ignore[misc]
-        devices, bundles = await inherited(bare_jid)
-        if not self._routing:
-            return devices, bundles
-        self.routed[bare_jid] = devices
-        routed = (
-            device._replace(namespaces=device.namespaces & self.router.namespaces(device))
-            for device in devices
-        )
-        return frozenset(routed), bundles
 
     async def _prompt_manual_trust(
         self, manually_trusted: frozenset[DeviceInformation], identifier: str | None
@@ -216,11 +205,28 @@ class Sessions(BaseSessionManager):
         if unit is None:
             return await fetch()
         if name not in unit.fetched:
-            raise Absent(name, fetch)
+            raise Absent({name: fetch})
         outcome = unit.fetched[name]
         if isinstance(outcome, omemo.OMEMOException):
             raise outcome
         return outcome
+
+    def have_bundles(self, wanted: Iterable[tuple[str, str, int]]) -> None:
+        """Have bundles (namespace, account, device) fetched together, which are needed one by one.
+
+        Raises:
+            Absent: inside of an operation, when they are not at hand.
+        """
+        unit = self.gate.unit
+        if unit is None:
+            return
+        absent: dict[tuple[object, ...], Callable[[], Awaitable[Any]]] = {
+            ("bundle", *each): functools.partial(self.network._download_bundle, *each)
+            for each in wanted
+            if ("bundle", *each) not in unit.fetched
+        }
+        if absent:
+            raise Absent(absent)
 
     async def _later(self, name: tuple[object, ...], upload: Callable[[], Awaitable[None]]) -> None:
         unit = self.gate.unit

@@ -1,6 +1,7 @@
 """What stands on a message stanza outside of the encryption, read and written."""
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from xml.etree.ElementTree import Element, SubElement
@@ -184,18 +185,25 @@ def stanza_id(xml: Element, archive: BareJid) -> str | None:
 
 
 def outer_message(
-    stream: XMLStream, recipient: BareJid, message_id: MessageId, encrypted: Element
+    stream: XMLStream,
+    recipient: BareJid,
+    message_id: MessageId,
+    encrypted: Sequence[Element],
+    *,
+    group: bool = False,
 ) -> Message:
-    """The stanza around `<encrypted/>`: no body, a store hint, XEP-0380 (XEP-0384 section 5.5)."""
+    """The stanza around `<encrypted/>`: no body, a store hint, XEP-0380 (XEP-0384 section 5.5).
+
+    XEP-0380 names one method: of two, the first.
+    """
+    kind = "groupchat" if group else "chat"
     # slixmpp leaves the constructor without types.
-    stanza = Message(stream, sto=JID(recipient), stype="chat", sid=message_id)  # type: ignore[no-untyped-call]
-    stanza.append(encrypted)
+    stanza = Message(stream, sto=JID(recipient), stype=kind, sid=message_id)  # type: ignore[no-untyped-call]
+    for element in encrypted:
+        stanza.append(element)
+    namespace = encrypted[0].tag[1:].partition("}")[0]
     SubElement(stanza.xml, ORIGIN_ID, {"id": message_id})
-    SubElement(
-        stanza.xml,
-        ENCRYPTION,
-        {"namespace": encrypted.tag[1:].partition("}")[0], "name": "OMEMO"},
-    )
+    SubElement(stanza.xml, ENCRYPTION, {"namespace": namespace, "name": "OMEMO"})
     SubElement(stanza.xml, STORE)
     return stanza
 

@@ -25,7 +25,7 @@ from slixmpp_omemo.xep_0384 import (
     _make_session_manager,
 )
 
-from eph_e2ee.model import DeviceId
+from eph_e2ee.model import BareJid, DeviceId
 from eph_e2ee.protocol.capability import LABEL_MARKER, Answer, DeviceFacts, assess, is_marked
 from eph_e2ee.xmpp.features import Features
 from eph_e2ee.xmpp.gate import Gate
@@ -268,6 +268,13 @@ class Startup(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
             except BaseException:
                 self._asked.pop(bare, None)
                 raise
+
+    def has_fresh_lists(self, jid: BareJid) -> bool:
+        """Tell whether an account's device lists are at hand without asking anybody."""
+        asked = self._asked.get(jid)
+        if asked is None or not asked[1].done():
+            return False
+        return self.xmpp.loop.time() - asked[0] <= FRESH
 
     async def _subscribe(self, namespace: str, jid: JID) -> None:
         """Ask for updates of a list; a refusal is remembered by `FRESH` alone."""

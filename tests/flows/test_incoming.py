@@ -83,12 +83,12 @@ async def sealed(rosa: Party, peter: Party, *content: Element, number: int = 0) 
     """A stanza with any content, sealed with the true ratchets; it is not sent."""
     account = rosa.chat._account
     jid = BareJid(peter.jid)
-    envelope = account.build(list(content), to=jid)
+    envelope, audience = account.build(list(content), to=jid), await account.audience(jid)
     pending = await account.begin(
-        lambda: account.seal(jid, envelope, None), lambda _: lambda _: None
+        lambda: account.seal(audience, envelope, None), lambda _: lambda _: None
     )
     await pending.finish()
-    account.send(jid, MessageId(f"made {number}"), pending.value, None)
+    account.send(audience, MessageId(f"made {number}"), pending.value, None)
     stanza = rosa.client.sent.pop()
     xml = fromstring(tostring(stanza.xml))  # noqa: S314
     xml.set("from", rosa.client.boundjid.full)
@@ -280,7 +280,7 @@ async def test_a_message_of_another_device_of_ours(rosa: Party, peter: Party, to
     other = await town.party("peter")
     await rosa.chat.send(peter.jid, "first", timer=MINUTE)
     await town.deliver()
-    await other.chat._account.prepare(BareJid(rosa.jid))
+    await other.chat._account.audience(BareJid(rosa.jid))
     await other.chat.send(rosa.jid, "from the other")
     stanza = other.client.sent[-1]
     xml = fromstring(tostring(stanza.xml))  # noqa: S314

@@ -47,7 +47,7 @@ async def say(somebody: Party, room: str, to: list[Party], *content: Element) ->
     """Send elements to a room, in an envelope for some of its members."""
     account = somebody.chat._account
     for each in to:
-        await account.prepare(BareJid(each.jid))
+        await account.audience(BareJid(each.jid))
     envelope = account.build(list(content), to=BareJid(room))
     jids = frozenset(BareJid(each.jid) for each in to)
     pending = await account.begin(

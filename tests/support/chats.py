@@ -142,14 +142,12 @@ class Party:
     async def seal(self, recipient: Party, envelope: bytes) -> Sealed:
         """Encrypt any plaintext, sensible or not, with this account's true ratchets."""
         account = self.chat._account
-        await account.prepare(BareJid(recipient.jid))
+        audience = await account.audience(BareJid(recipient.jid))
 
         def no_rows(_: Sealed) -> Callable[[Any], None]:
             return lambda _: None
 
-        pending = await account.begin(
-            lambda: account.seal(BareJid(recipient.jid), envelope, None), no_rows
-        )
+        pending = await account.begin(lambda: account.seal(audience, envelope, None), no_rows)
         await pending.finish()
         return pending.value
 
@@ -158,7 +156,7 @@ class Party:
         sealed = await self.seal(recipient, envelope)
         account = self.chat._account
         message_id = account.new_id()
-        account.send(BareJid(recipient.jid), message_id, sealed, None)
+        account.send(await account.audience(BareJid(recipient.jid)), message_id, sealed, None)
         return message_id
 
     async def send_content(self, recipient: Party, *content: Element) -> MessageId:

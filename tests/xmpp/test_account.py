@@ -175,7 +175,7 @@ async def test_a_reading_that_fails_is_the_senders(account: Account) -> None:
 async def test_a_server_that_refuses_our_keys(account: Account, world: World) -> None:
     world.failing = {"urn:xmpp:omemo:2:bundles"}
     with pytest.raises(NotSent) as caught:
-        await account.prepare(PETER)
+        await account.audience(PETER)
     assert caught.value.__cause__ is None
 
 
@@ -186,15 +186,15 @@ async def test_a_message_goes_out_sealed(
     peter = world.client("peter")
     theirs = peter.plug(OurPlugin)
     await peter.bind()
-    await account.prepare(PETER)
+    audience = await account.audience(PETER)
     envelope = account.build([_body("sentinel plaintext")], to=PETER)
 
     def no_rows(_: Sealed) -> Any:
         return lambda _: None
 
-    pending = await account.begin(lambda: account.seal(PETER, envelope, None), no_rows)
+    pending = await account.begin(lambda: account.seal(audience, envelope, None), no_rows)
     await pending.finish()
-    account.send(PETER, MessageId("7"), pending.value, None)
+    account.send(audience, MessageId("7"), pending.value, None)
     (stanza,) = client.sent
     assert "sentinel" not in str(stanza)
     assert "body" not in str(stanza)

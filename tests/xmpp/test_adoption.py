@@ -221,11 +221,11 @@ async def test_encrypting_itself_tells_who_cannot_read_envelopes(
     own, _ = await (await legacy.get_session_manager()).get_own_device_information()
     await ours.refresh_device_lists({PETER})
     peter = frozenset({BareJid(PETER.bare)})
-    assert await ours.gate.run(lambda: ours.legacy_devices(peter)) == {own.device_id}
+    assert await ours.gate.run(lambda: ours.legacy_devices(peter)) == {(PETER.bare, own.device_id)}
     monkeypatch.setattr(ours, "legacy_devices", None)
     for plaintexts in ({MODERN: b"<a/>", OLD: b"text"}, {MODERN: b"<a/>"}):
         sealed = await ours.gate.run(lambda given=plaintexts: ours.seal(peter, given))
-        assert sealed.legacy == {own.device_id}
+        assert sealed.legacy == {(PETER.bare, own.device_id)}
 
 
 async def test_there_may_be_nothing_to_encrypt(world: World) -> None:

@@ -12,6 +12,7 @@ import pytest
 from eph_e2ee.model import BareJid
 from eph_e2ee.xmpp.archive import Archive, ArchiveUnavailable, Page, PositionLost
 from eph_e2ee.xmpp.arrivals import Arrivals
+from eph_e2ee.xmpp.members import Members
 from eph_e2ee.xmpp.parcel import MODERN
 from tests.xmpp.clients import TestClient, World
 
@@ -76,7 +77,7 @@ async def client(world: Archiving) -> TestClient:
 
 @pytest.fixture
 def archive(client: TestClient) -> Archive:
-    arrivals = Arrivals(client, lambda: OWN)
+    arrivals = Arrivals(client, lambda: OWN, Members(client))
     arrivals.listen(lambda _: None, lambda _jid, _message_id: None)
     return Archive(client, arrivals, lambda: OWN)
 

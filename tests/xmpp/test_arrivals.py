@@ -9,6 +9,7 @@ import pytest
 
 from eph_e2ee.model import BareJid
 from eph_e2ee.xmpp.arrivals import Arrivals
+from eph_e2ee.xmpp.members import Members
 from eph_e2ee.xmpp.parcel import MODERN, OLD
 from eph_e2ee.xmpp.stanzas import Way
 
@@ -46,7 +47,7 @@ def client(world: World) -> TestClient:
 
 @pytest.fixture
 def arrivals(client: TestClient) -> Arrivals:
-    return Arrivals(client, lambda: OWN)
+    return Arrivals(client, lambda: OWN, Members(client))
 
 
 @pytest.fixture

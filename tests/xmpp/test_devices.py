@@ -39,7 +39,7 @@ async def test_what_a_device_can_read(account: Account, world: World) -> None:
 
 async def test_only_other_devices_of_ours_are_readers(account: Account, world: World) -> None:
     """Nobody tells himself what he has read."""
-    await account.prepare(ROSA)
+    await account.audience(ROSA)
     assert account.device != 0
     assert not await account.devices.has_readers(ROSA)
     assert not await account.devices.has_readers(PETER)

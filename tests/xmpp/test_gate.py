@@ -186,7 +186,7 @@ async def test_a_download_happens_without_the_lock(gate: Gate, ratchets: Ratchet
         unit = gate.unit
         assert unit is not None
         if ("bundle",) not in unit.fetched:
-            raise Absent(("bundle",), fetch)
+            raise Absent({("bundle",): fetch})
         return count, unit.fetched["bundle",]
 
     task = asyncio.create_task(gate.run(operation))
@@ -207,7 +207,7 @@ async def test_a_failed_download_is_for_the_operation_to_judge(gate: Gate) -> No
         unit = gate.unit
         assert unit is not None
         if ("bundle",) not in unit.fetched:
-            raise Absent(("bundle",), fetch)
+            raise Absent({("bundle",): fetch})
         return unit.fetched["bundle",]
 
     assert isinstance(await gate.run(operation), BundleNotFound)
@@ -220,7 +220,7 @@ async def test_the_downloads_of_one_operation_are_limited(gate: Gate) -> None:
         fetched.append(1)
 
     async def operation() -> None:
-        raise Absent((object(),), fetch)
+        raise Absent({(object(),): fetch})
 
     with pytest.raises(omemo.OMEMOException):
         await gate.run(operation)

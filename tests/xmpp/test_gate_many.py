@@ -52,7 +52,7 @@ def downloading(gate: Gate, storage: Any, name: str) -> Operation:
         assert unit is not None
         await storage.store(f"touched by {name}", 1)
         if (name,) not in unit.fetched:
-            raise Absent((name,), lambda: noted([], name))
+            raise Absent({(name,): lambda: noted([], name)})
         return name
 
     return operation

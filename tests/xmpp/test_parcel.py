@@ -313,7 +313,7 @@ async def nothing() -> None:
 
 @pytest.mark.parametrize(
     "failure",
-    [Absent(("bundle",), nothing), VaultUnavailable("full"), StorageException("full")],
+    [Absent({("bundle",): nothing}), VaultUnavailable("full"), StorageException("full")],
 )
 async def test_what_is_not_the_senders_fault_passes(failure: Exception) -> None:
     with pytest.raises((Absent, EphemeralError, StorageException)) as caught:

@@ -206,7 +206,7 @@ def test_names_are_brought_to_one_form() -> None:
 async def test_the_stanza_around_it_says_next_to_nothing(namespace: str, world: World) -> None:
     """F31 to F34: no body, no timer, one hint; a store hint, since the archive has to have it."""
     encrypted = Element(f"{{{namespace}}}encrypted")
-    stanza = outer_message(world.client("rosa"), PETER, MessageId("7"), encrypted)
+    stanza = outer_message(world.client("rosa"), PETER, MessageId("7"), [encrypted])
     xml = fromstring(tostring(stanza.xml))  # noqa: S314
     assert [child.tag for child in xml] == [
         f"{{{namespace}}}encrypted",

@@ -1,0 +1,297 @@
+"""One message for many devices, each in the namespace that it can read.
+
+python-omemo's own `encrypt` ends when one of many recipients has no device that can be used (F41),
+chooses namespaces by account, and asks for bundles one by one. In a group none of that will do.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import omemo
+from omemo.backend import Backend, KeyExchangeFailed
+from omemo.message import EncryptedKeyMaterial, KeyExchange, PlainKeyMaterial
+from omemo.session import Initiation, Session
+from omemo.session_manager import (
+    BundleDownloadFailed,
+    BundleNotFound,
+    EncryptionError,
+    NoEligibleDevices,
+    StillUndecided,
+)
+from omemo.types import DeviceInformation, TrustLevel
+
+from eph_e2ee.model import BareJid, Cause, DeviceId, LeftOut
+from eph_e2ee.xmpp.parcel import MODERN, OLD
+
+if TYPE_CHECKING:
+    from eph_e2ee.xmpp.sessions import Sessions
+
+__all__ = ["Addressee", "Encrypted", "encrypt"]
+
+Addressee = tuple[BareJid, DeviceId]
+"""A device, with its account."""
+
+Routes = dict[DeviceInformation, str]
+"""The namespace that each device is addressed in."""
+
+Key = tuple[EncryptedKeyMaterial, KeyExchange | None]
+
+NO_KEYS: Final = (BundleDownloadFailed, BundleNotFound, KeyExchangeFailed)
+"""What leaves out one device and no other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encrypted:
+    """What encrypting gave.
+
+    Attributes:
+        messages: one for each namespace that some device was addressed in, with its key.
+        errors: devices whose keys could not be had, as python-omemo tells of them.
+        left_out: every device, and every account as a whole, that the message is not for.
+        legacy: the recipients' devices that read no envelopes, or are not known to.
+        addressed: the devices, our own included, that were addressed in legacy OMEMO.
+        doubtful: whether one of them is in both lists, as slixmpp-omemo's devices are: beside an
+            omemo:2 element it would not look at another one.
+    """
+
+    messages: dict[omemo.Message, PlainKeyMaterial] = field(repr=False)
+    errors: frozenset[EncryptionError]
+    left_out: frozenset[LeftOut]
+    legacy: frozenset[Addressee]
+    addressed: frozenset[Addressee]
+    doubtful: bool
+
+
+async def encrypt(
+    sessions: "Sessions",
+    recipients: frozenset[BareJid],
+    plaintexts: Mapping[str, bytes],
+    identifier: str | None = None,
+    *,
+    strict: bool = False,
+) -> Encrypted:
+    """Encrypt for all devices of the recipients, and our own others; inside of an operation.
+
+    Without omemo:2 among the plaintexts every device is addressed in legacy OMEMO. Devices and
+    accounts that cannot be reached are left out, unless all of them are; with `strict`, as
+    python-omemo has it, no account may be, and nobody's trust may be undecided.
+
+    Raises:
+        NoEligibleDevices: none of the recipients has a device that could be addressed.
+        StillUndecided: so it is, for want of a decision on trust.
+    """
+    work = _Work(sessions, recipients, plaintexts)
+    routes = await work.trusted(await work.routes(), identifier, strict=strict)
+    standing = await work.standing(routes)
+    messages: dict[omemo.Message, PlainKeyMaterial] = {}
+    for namespace, backend in sessions.backends.items():
+        devices = [device for device in routes if routes[device] == namespace]
+        found = await work.encrypted(backend, devices, standing) if devices else None
+        if found is not None:
+            messages.update([found])
+    work.check_reached(strict=strict)
+    await work.store()
+    sessions.note_sent(messages)
+    return work.result(messages)
+
+
+class _Work:
+    """One message on its way; nothing is stored before the end."""
+
+    def __init__(
+        self,
+        sessions: "Sessions",
+        recipients: frozenset[BareJid],
+        plaintexts: Mapping[str, bytes],
+    ) -> None:
+        self._sessions = sessions
+        self._own = BareJid(sessions.own_bare_jid)
+        self._recipients = recipients - {self._own}
+        self._plaintexts = plaintexts
+        self._left_out: set[LeftOut] = set()
+        self._errors: set[EncryptionError] = set()
+        self._legacy: set[Addressee] = set()
+        self._changed: list[tuple[Backend, Session, DeviceInformation]] = []
+
+    # -- who, and in which namespace -------------------------------------------------------------
+
+    async def routes(self) -> Routes:
+        """The namespace of each device that can be addressed in one."""
+        accounts = {jid: await self._listed(jid) for jid in self._recipients | {self._own}}
+        self._sessions.have_bundles(
+            (namespaces[-1], jid, device)
+            for jid, listed in accounts.items()
+            for device, (namespaces, known) in listed.items()
+            if not known
+        )
+        routes: Routes = {}
+        for jid, listed in accounts.items():
+            devices = {
+                DeviceId(device.device_id): device
+                for device in await self._sessions.get_device_information(jid)
+                if DeviceId(device.device_id) in listed
+            }
+            for unknown in listed.keys() - devices.keys():
+                self._left_out.add(LeftOut(jid, unknown, Cause.NO_KEYS))
+            for device in devices.values():
+                self._route(device, routes)
+            if not listed and jid != self._own:
+                self._left_out.add(LeftOut(jid, None, Cause.NO_DEVICE))
+        return routes
+
+    async def _listed(self, jid: BareJid) -> dict[DeviceId, tuple[list[str], bool]]:
+        """The active devices of an account but this one, and whether their keys are known.
+
+        With each its namespaces, omemo:2 as the last.
+        """
+        storage = self._sessions.storage
+        listed: dict[DeviceId, tuple[list[str], bool]] = {}
+        for device in (await storage.load_list(f"/devices/{jid}/list", int)).maybe([]):
+            place = f"/devices/{jid}/{device}"
+            active = (await storage.load_dict(f"{place}/active", bool)).maybe({})
+            namespaces = sorted(namespace for namespace in active if active[namespace])
+            if namespaces and (jid, device) != (self._own, self._sessions.own_device):
+                known = not (await storage.load_bytes(f"{place}/identity_key")).is_nothing
+                listed[DeviceId(device)] = namespaces, known
+        return listed
+
+    def _route(self, device: DeviceInformation, routes: Routes) -> None:
+        active = {namespace for namespace, is_active in device.active if is_active}
+        reads = self._sessions.router.namespaces(device)
+        if MODERN not in reads and device.bare_jid != self._own:
+            self._legacy.add(_addressee(device))
+        if MODERN not in self._plaintexts:
+            reads = frozenset({OLD})
+        usable = active & reads & self._plaintexts.keys()
+        if usable:
+            routes[device] = MODERN if MODERN in usable else OLD
+        else:
+            self._leave_out(device, Cause.LEGACY)
+
+    async def trusted(self, routes: Routes, identifier: str | None, *, strict: bool) -> Routes:
+        """Those that are trusted, once who has to decide was asked.
+
+        Raises:
+            StillUndecided: with `strict`, some are neither trusted nor distrusted.
+        """
+        undecided = await self._undecided(routes)
+        if undecided:
+            await self._sessions._make_trust_decision(frozenset(undecided), identifier)  # noqa: SLF001
+            routes = {await self._decided(device): routes[device] for device in routes}
+            undecided = await self._undecided(routes)
+        if undecided and strict:
+            raise StillUndecided("trust of some devices has not been decided on")
+        trusted: Routes = {}
+        for device, namespace in routes.items():
+            if device in undecided:
+                self._leave_out(device, Cause.UNDECIDED)
+            elif await self._trust(device) is TrustLevel.TRUSTED:
+                trusted[device] = namespace
+            else:
+                self._leave_out(device, Cause.DISTRUSTED)
+        return trusted
+
+    async def _undecided(self, devices: Iterable[DeviceInformation]) -> set[DeviceInformation]:
+        return {device for device in devices if await self._trust(device) is TrustLevel.UNDECIDED}
+
+    async def _trust(self, device: DeviceInformation) -> TrustLevel:
+        return await self._sessions._evaluate_custom_trust_level(device)  # noqa: SLF001
+
+    async def _decided(self, device: DeviceInformation) -> DeviceInformation:
+        known = await self._sessions.get_device_information(device.bare_jid)
+        now = (each for each in known if each.device_id == device.device_id)
+        return next(now, device)
+
+    # -- keys ------------------------------------------------------------------------------------
+
+    async def standing(self, routes: Routes) -> dict[DeviceInformation, Session]:
+        """The sessions that there are. Bundles for the others are fetched together."""
+        backends = self._sessions.backends
+        sessions: dict[DeviceInformation, Session] = {}
+        for device, namespace in routes.items():
+            session = await backends[namespace].load_session(device.bare_jid, device.device_id)
+            if session is not None:
+                sessions[device] = session
+        self._sessions.have_bundles(
+            (routes[device], device.bare_jid, device.device_id)
+            for device in routes.keys() - sessions.keys()
+        )
+        return sessions
+
+    async def encrypted(
+        self,
+        backend: Backend,
+        devices: Iterable[DeviceInformation],
+        standing: Mapping[DeviceInformation, Session],
+    ) -> tuple[omemo.Message, PlainKeyMaterial] | None:
+        """A message for devices of one namespace; None if the keys of none of them could be had."""
+        content, plain = await backend.encrypt_plaintext(self._plaintexts[backend.namespace])
+        keys: set[Key] = set()
+        for device in devices:
+            try:
+                keys.add(await self._key(backend, device, standing.get(device), plain))
+            except NO_KEYS as failure:
+                self._leave_out(device, Cause.NO_KEYS)
+                jid, number = device.bare_jid, device.device_id
+                self._errors.add(EncryptionError(backend.namespace, jid, number, failure))
+        if not keys:
+            return None
+        own, number = self._own, self._sessions.own_device
+        return omemo.Message(backend.namespace, own, number, content, frozenset(keys)), plain
+
+    async def _key(
+        self,
+        backend: Backend,
+        device: DeviceInformation,
+        session: Session | None,
+        plain: PlainKeyMaterial,
+    ) -> Key:
+        jid, number = device.bare_jid, device.device_id
+        if session is None:
+            bundle = await self._sessions._download_bundle(backend.namespace, jid, number)  # noqa: SLF001
+            session, key = await backend.build_session_active(jid, number, bundle, plain)
+        else:
+            key = await backend.encrypt_key_material(session, plain)
+        self._changed.append((backend, session, device))
+        unanswered = session.initiation is Initiation.ACTIVE and not session.confirmed
+        return key, session.key_exchange if unanswered else None
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def check_reached(self, *, strict: bool) -> None:
+        """Refuse a message that reaches nobody; with `strict`, one that does not reach everybody.
+
+        Raises:
+            NoEligibleDevices: so it is.
+            StillUndecided: so it is, and some of the devices nobody has decided on.
+        """
+        unreached = self._recipients - {device.bare_jid for _, _, device in self._changed}
+        if unreached and (strict or unreached == self._recipients):
+            if any(each.cause is Cause.UNDECIDED for each in self._left_out):
+                raise StillUndecided("trust of some devices has not been decided on")
+            raise NoEligibleDevices(frozenset(unreached), "no device can be addressed")
+
+    async def store(self) -> None:
+        """Have the ratchets that turned written."""
+        for backend, session, _ in self._changed:
+            await backend.store_session(session)
+
+    def result(self, messages: dict[omemo.Message, PlainKeyMaterial]) -> Encrypted:
+        """What encrypting gave."""
+        old = [device for backend, _, device in self._changed if backend.namespace == OLD]
+        return Encrypted(
+            messages=messages,
+            errors=frozenset(self._errors),
+            left_out=frozenset(self._left_out),
+            legacy=frozenset(self._legacy),
+            addressed=frozenset(map(_addressee, old)),
+            doubtful=any(dict(device.active).get(MODERN, False) for device in old),
+        )
+
+    def _leave_out(self, device: DeviceInformation, cause: Cause) -> None:
+        self._left_out.add(LeftOut(*_addressee(device), cause))
+
+
+def _addressee(device: DeviceInformation) -> Addressee:
+    return BareJid(device.bare_jid), DeviceId(device.device_id)
