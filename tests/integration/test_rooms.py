@@ -1,6 +1,6 @@
 """Rooms: what others say in them is read, live and out of their archives; timers by members alone.
 
-Sending to rooms is not part of the library yet, so that the senders here seal by hand.
+The senders here seal by hand what the library itself would not say.
 """
 
 from __future__ import annotations
