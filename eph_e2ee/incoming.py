@@ -15,6 +15,7 @@ from typing import Final
 
 from eph_e2ee.conversations import Conversations
 from eph_e2ee.errors import EphemeralError, Reason, RemoteProtocolError, VaultError
+from eph_e2ee.halves import Halves
 from eph_e2ee.letters import Letter, Letters, line_of
 from eph_e2ee.model import BareJid, Delivered, Entry, Rejection
 from eph_e2ee.notices import Notices
@@ -110,6 +111,7 @@ class Incoming:
         self._released = asyncio.Event()
         self.on_message: Callable[[Received], None] = lambda _: None
         self._seen: dict[BareJid, Seen] = {}
+        self._halves = Halves(account.later, self._not_for_us)
 
     def accept(self, arrival: Arrival) -> None:
         """Queue an arrival behind the others of its conversation; it never raises."""
@@ -150,6 +152,7 @@ class Incoming:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._halves.stop()
 
     async def take_archived(
         self, arrivals: Sequence[Arrival], write: Write, *, new: bool
@@ -169,7 +172,12 @@ class Incoming:
             VaultError: not all was stored; what was is known again when it is read once more.
         """
         kept: list[Received] = []
-        await self._open(await self._unseen(arrivals), _Sink(kept.append, new), write)
+        sink = _Sink(kept.append, new)
+        fresh, again = await self._unseen(arrivals)
+        while again:
+            await self._open(fresh, sink)
+            fresh, again = await self._unseen(again)
+        await self._open(fresh, sink, write)
         return kept
 
     async def _drain(self, peer: BareJid) -> None:
@@ -187,21 +195,24 @@ class Incoming:
     async def _take(self, batch: list[Arrival]) -> None:
         """Drop replays, open the others in order, then tell of each once it is committed."""
         await self._account.omemo.running()
-        # Until it is known which of them are.
-        fresh: deque[Named] = deque((arrival, ()) for arrival in batch)
-        sink = _Sink(self.on_message)
+        again, sink = batch, _Sink(self.on_message)
+        fresh: deque[Named] = deque()
         try:
-            fresh = await self._unseen(batch)
-            await self._open(fresh, sink)
+            while again:
+                fresh, again = await self._unseen(again)
+                await self._open(fresh, sink)
         except VaultError:
-            for arrival, _ in fresh:
+            for arrival in [*(arrival for arrival, _ in fresh), *again]:
                 self._reject(arrival, Reason.NOT_STORED, sink)
             return
         for arrival in batch:
             self.seen(arrival.room).done(arrival)
 
-    async def _unseen(self, batch: Sequence[Arrival]) -> deque[Named]:
-        """Those that were never archived, alive or gone, each with its ids (F36)."""
+    async def _unseen(self, batch: Sequence[Arrival]) -> tuple[deque[Named], list[Arrival]]:
+        """Those that were never archived, alive or gone, each with its ids (F36).
+
+        And those that may be second deliveries of them, or other halves: it will be known then.
+        """
         named = [(arrival, self._letters.replay_ids(arrival)) for arrival in batch]
 
         def work(vault: Transaction) -> tuple[list[bool], list[Delivered]]:
@@ -212,12 +223,15 @@ class Incoming:
         known, delivered = await self._vault.transact(work)
         self._notices.tell(delivered)
         fresh: deque[Named] = deque()
+        again: list[Arrival] = []
         taken: set[str] = set()
         for (arrival, ids), seen in zip(named, known, strict=True):
             if not seen and taken.isdisjoint(ids):
                 fresh.append((arrival, ids))
                 taken.update(ids)
-        return fresh
+            elif not seen:
+                again.append(arrival)
+        return fresh, again
 
     async def _open(self, fresh: deque[Named], sink: _Sink, write: Write | None = None) -> None:
         """Decrypt and verify under the lock; ratchets and messages in one commit for many.
@@ -309,6 +323,7 @@ class Incoming:
         await _published(pending)
 
     def _tell(self, letter: Letter, entry: Entry | None, sink: _Sink) -> None:
+        self._halves.taken(letter.arrival)
         if letter.rejected is not None:
             self._reject(letter.arrival, letter.rejected, sink)
         if letter.change is not None:
@@ -320,13 +335,17 @@ class Incoming:
             )
 
     def _reject(self, arrival: Arrival, reason: Reason, sink: _Sink) -> None:
-        if reason is Reason.NOT_FOR_THIS_DEVICE and (
-            sink.new or arrival.sender == self._account.bare or is_empty(arrival.xml)
-        ):
-            return  # nobody encrypts for the device that it writes on; an empty one is for one
-        self._account.emit(
-            "ephemeral_rejected", Rejection(reason, arrival.sender, arrival.message_id)
-        )
+        if reason is not Reason.NOT_FOR_THIS_DEVICE:
+            self._account.emit(
+                "ephemeral_rejected", Rejection(reason, arrival.sender, arrival.message_id)
+            )
+        elif not (sink.new or arrival.sender == self._account.bare or is_empty(arrival.xml)):
+            # Nobody encrypts for the device that it writes on; an empty one is for one.
+            self._halves.put(arrival)
+
+    def _not_for_us(self, arrival: Arrival) -> None:
+        rejection = Rejection(Reason.NOT_FOR_THIS_DEVICE, arrival.sender, arrival.message_id)
+        self._account.emit("ephemeral_rejected", rejection)
 
 
 def _added(vault: Transaction, letters: list[Letter], waiting: Waiting) -> list[Entry | None]:

@@ -32,7 +32,7 @@ from eph_e2ee.protocol.lifetime import Lifetime
 from eph_e2ee.protocol.marks import Marks
 from eph_e2ee.vault.archive import NewMessage
 from eph_e2ee.xmpp.account import Account
-from eph_e2ee.xmpp.parcel import MODERN, Opened
+from eph_e2ee.xmpp.parcel import MODERN, OLD, Opened
 from eph_e2ee.xmpp.stanzas import Arrival
 
 __all__ = ["SHORTEST_CLEAR_TIMER", "Letter", "Letters", "archive_name", "id_name", "line_of"]
@@ -302,8 +302,12 @@ def _is_ours(element: Element) -> bool:
 def _findings(
     envelope: Envelope, announcement: Announcement, arrival: Arrival
 ) -> tuple[Finding, ...]:
-    """What is reported; an outer element is the server's word, and is not obeyed (F31)."""
-    outside = any(ephemeral.is_ephemeral(element) for element in arrival.xml)
+    """What is reported; an outer element is the server's word, and is not obeyed (F31).
+
+    Beside legacy OMEMO one has its place, for those who read nothing else.
+    """
+    legacy = arrival.xml.find(f"{{{OLD}}}encrypted") is not None
+    outside = not legacy and any(ephemeral.is_ephemeral(element) for element in arrival.xml)
     tampering = (Finding.OUTER_EPHEMERAL,) if outside else ()
     return envelope.findings + announcement.findings + tampering
 

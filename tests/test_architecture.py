@@ -24,7 +24,7 @@ FLOORS = [
     {"protocol"},
     {"vault"},
     {"xmpp"},
-    {"conversations", "drafts", "seen"},
+    {"conversations", "drafts", "halves", "seen"},
     {"letters"},
     {"notices", "warnings"},
     {"incoming", "outgoing", "expiry"},

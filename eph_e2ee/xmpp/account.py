@@ -134,6 +134,10 @@ class Account:
         """A task on the client's own event loop, which need not run yet."""
         return cast("asyncio.Task[None]", self._client.loop.create_task(coroutine))
 
+    def later(self, seconds: float, call: Callable[[], None]) -> asyncio.TimerHandle:
+        """Call something on the client's own event loop, some seconds from now."""
+        return self._client.loop.call_later(seconds, call)
+
     @property
     def bare(self) -> BareJid:
         """Our own bare JID."""

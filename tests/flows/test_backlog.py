@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import Element, SubElement
@@ -9,6 +10,7 @@ from xml.etree.ElementTree import Element, SubElement
 import pytest
 from sqlalchemy import bindparam, delete
 
+from eph_e2ee import halves
 from eph_e2ee.errors import Reason, VaultUnavailable
 from eph_e2ee.model import Direction, Phase
 from eph_e2ee.vault.database import replays
@@ -211,7 +213,10 @@ async def test_a_new_device_is_quiet_about_what_is_not_for_it(
     new.offline()
     await missed(rosa, new, town, "not for it", "for it")
     without(world, new, new.device)
-    await new.online()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(halves, "PATIENCE", 0.0)
+        await new.online()
+        await asyncio.sleep(0)
     assert rejections(new) == [Reason.NOT_FOR_THIS_DEVICE] * 2
 
 
