@@ -7,6 +7,7 @@ from typing import Literal
 from eph_e2ee.chat import Chat, Options, seconds
 from eph_e2ee.clock import Clock
 from eph_e2ee.errors import LocalProtocolError
+from eph_e2ee.letters import SHORTEST_CLEAR_TIMER, ClearTimers
 from eph_e2ee.model import Legacy
 from eph_e2ee.vault.ratchets import Ratchets
 from eph_e2ee.vault.rootkey import RootKey
@@ -37,6 +38,8 @@ def attach(  # noqa: PLR0913 -- all but one by name, and all but two have a defa
     carbons: bool = True,
     catch_up: bool = True,
     displayed_sync: bool = True,
+    clear_floor: timedelta = timedelta(seconds=SHORTEST_CLEAR_TIMER),
+    clear_changes: bool = False,
 ) -> Chat:
     """Give a client end-to-end encrypted messages that disappear. Call it before it connects.
 
@@ -60,21 +63,26 @@ def attach(  # noqa: PLR0913 -- all but one by name, and all but two have a defa
         catch_up: whether the archive is read at the beginning of each session.
         displayed_sync: whether the server is told, and believed, how far conversations were read
             (XEP-0490). It could start timers with that, though none below five seconds.
+        clear_floor: what a shorter timer counts as that stood in clear beside legacy OMEMO, where
+            any server on the way may have written it; in the timer's range.
+        clear_changes: whether such a timer may become the conversation's. Then a server can change
+            that, too; `TimerChange.authenticated` tells of it.
 
     Raises:
-        LocalProtocolError: the client has an XEP-0384 plugin, the timer or the cap is out of range,
+        LocalProtocolError: the client has an XEP-0384 plugin, a time is out of its range,
             or the address cannot be used.
         VaultError: the vault cannot be opened; nothing in it was changed.
     """
     default, policy = None if timer is None else seconds(timer), _policy(legacy)
     cap = None if unread_cap is None else seconds(unread_cap)
+    clear = ClearTimers(seconds(clear_floor), clear_changes)
     clock = Clock() if clock is None else clock
     opened = Vault.open(Path(vault), clock=clock, root_key=root_key, database=database)
     try:
         account = Account.attached(
             client, Ratchets(opened), blind_trust=trust == "btbv", now=clock.now
         )
-        options = Options(default, policy, cap, receipts, carbons, catch_up, displayed_sync)
+        options = Options(default, policy, cap, receipts, carbons, catch_up, displayed_sync, clear)
         return Chat(account, opened, clock, options)
     except BaseException:
         opened.close_sync()

@@ -29,7 +29,7 @@ from eph_e2ee.drafts import AGREED, Agreed, Draft
 from eph_e2ee.errors import LocalProtocolError
 from eph_e2ee.expiry import Expiry
 from eph_e2ee.incoming import Incoming, Received
-from eph_e2ee.letters import Letters
+from eph_e2ee.letters import ClearTimers, Letters
 from eph_e2ee.message import Message, delta
 from eph_e2ee.model import (
     Content,
@@ -70,6 +70,7 @@ class Options:
     carbons: bool
     catch_up: bool
     displayed_sync: bool
+    clear_timers: ClearTimers
 
 
 class Chat:
@@ -94,7 +95,13 @@ class Chat:
             legacy=options.legacy,
             receipts=options.receipts,
         )
-        letters = Letters(account, self._conversations, clock, unread_cap=options.unread_cap)
+        letters = Letters(
+            account,
+            self._conversations,
+            clock,
+            unread_cap=options.unread_cap,
+            clear_timers=options.clear_timers,
+        )
         notices = Notices(account, vault, clock, believing=options.displayed_sync)
         notices.on_bounced = self._outgoing.came_back
         self._incoming = Incoming(account, vault, self._conversations, letters, notices)

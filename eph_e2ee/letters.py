@@ -35,10 +35,32 @@ from eph_e2ee.xmpp.account import Account
 from eph_e2ee.xmpp.parcel import MODERN, OLD, Opened
 from eph_e2ee.xmpp.stanzas import Arrival
 
-__all__ = ["SHORTEST_CLEAR_TIMER", "Letter", "Letters", "archive_name", "id_name", "line_of"]
+__all__ = [
+    "SHORTEST_CLEAR_TIMER",
+    "ClearTimers",
+    "Letter",
+    "Letters",
+    "archive_name",
+    "id_name",
+    "line_of",
+]
 
 SHORTEST_CLEAR_TIMER: Final = Seconds(5)
 """The floor of a timer that stood in clear beside legacy OMEMO: no server burns messages unread."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClearTimers:
+    """What is made of timers that stand in clear beside legacy OMEMO.
+
+    Attributes:
+        floor: none counts as shorter than that.
+        believed: whether they may change a conversation's setting.
+    """
+
+    floor: Seconds = SHORTEST_CLEAR_TIMER
+    believed: bool = False
+
 
 BODY: Final = "{jabber:client}body"
 
@@ -86,11 +108,13 @@ class Letters:
         clock: Clock,
         *,
         unread_cap: Seconds | None = None,
+        clear_timers: ClearTimers | None = None,
     ) -> None:
         self._account = account
         self._conversations = conversations
         self._clock = clock
         self._unread_cap = unread_cap
+        self._clear_timers = clear_timers or ClearTimers()
 
     def is_own(self, arrival: Arrival) -> bool:
         """Tell whether another device of this account has sent it to somebody else."""
@@ -131,7 +155,7 @@ class Letters:
         try:
             if unsealed.namespace == MODERN:
                 return await self._read(letter, unsealed, unsealed.plaintext, before)
-            return self._read_legacy(letter, unsealed, unsealed.plaintext)
+            return self._read_legacy(letter, unsealed, unsealed.plaintext, before)
         except RemoteProtocolError as error:
             return replace(letter, rejected=error.reason)
 
@@ -190,18 +214,32 @@ class Letters:
             accounts=None if letter.arrival.room else frozenset({self._account.bare, letter.peer}),
         )
 
-    def _read_legacy(self, letter: Letter, unsealed: Opened, plaintext: bytes) -> Letter:
+    def _read_legacy(
+        self, letter: Letter, unsealed: Opened, plaintext: bytes, before: Agreement
+    ) -> Letter:
         """Legacy OMEMO: a body, and a timer that anybody on the way may have written.
 
-        It is honoured, not below a floor, and never changes the conversation's setting.
+        It is honoured, not below a floor, and changes the conversation's setting only if the
+        application would have it so.
         """
-        timer = ephemeral.read(list(letter.arrival.xml)).timer
-        if timer is not None:
-            timer = max(timer, SHORTEST_CLEAR_TIMER)
-        letter = replace(letter, sent_at=self._never_later(letter.arrival.sent_at))
-        message = self._message(letter, unsealed, (_text(plaintext), ()), timer)
-        findings = () if timer is None else (Finding.CLEAR_TIMER,)
-        return replace(letter, message=message, findings=findings)
+        announcement = ephemeral.read(list(letter.arrival.xml))
+        if announcement.timer is not None:
+            floored = max(announcement.timer, self._clear_timers.floor)
+            announcement = replace(announcement, timer=floored)
+        claimed = letter.arrival.sent_at
+        letter = replace(letter, sent_at=self._never_later(claimed))
+        after, change = before, None
+        if self._clear_timers.believed and announcement.kind is not Kind.ABSENT:
+            speech = self._speech(letter, unsealed, announcement, claimed)
+            after, change = agreement.receive(before, speech, now=self._clock.now())
+        told = None if change is None else replace(change, authenticated=False)
+        return replace(
+            letter,
+            message=self._message(letter, unsealed, (_text(plaintext), ()), announcement.timer),
+            setting=self._conversations.change(letter.peer, before, after),
+            change=None if told is None else self._told(letter.peer, told),
+            findings=() if announcement.timer is None else (Finding.CLEAR_TIMER,),
+        )
 
     def _message(
         self,

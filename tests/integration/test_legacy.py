@@ -6,10 +6,12 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from slixmpp import JID
 
-from eph_e2ee import Legacy, NoEligibleDevices
+from eph_e2ee import Cause, Legacy, NoEligibleDevices
 from eph_e2ee.protocol.envelope import Finding
 from eph_e2ee.xmpp.parcel import MODERN, OLD
+from tests.integration.rooms import ROOM_PLUGINS, enter, plugin_of, set_affiliation
 from tests.support.chats import bodies, element
 from tests.support.interference import Interference
 from tests.support.unpatched import unpatched
@@ -140,3 +142,68 @@ async def test_a_list_that_comes_first_makes_nobody_a_legacy_client(
     assert heard.encrypted_with == MODERN
     assert rosa.unsupported.all == []
     prosody.interfere()
+
+
+async def test_an_application_may_believe_timers_in_clear(
+    party: NewParty, account: Callable[[str], Account], prosody: Prosody
+) -> None:
+    """F31: only if it says so; the event tells that nobody has vouched for it, and the floor holds.
+
+    The floor is the application's as well.
+    """
+    rosa = party("rosa", clear_changes=True, clear_floor=timedelta(minutes=1))
+    await rosa.arrive()
+    async with unpatched(account("peter"), prosody.address) as peter:
+        jid = peter.client.boundjid.bare
+        for timer, counted in ((3600, 3600), (1, 60)):
+            clear = element(f"<ephemeral xmlns='urn:xmpp:ephemeral:0' timer='{timer}'/>")
+            await peter.send(rosa.jid, "with a timer", clear)
+            assert (await rosa.hear()).timer == timedelta(seconds=counted)
+            change = await rosa.changes.next()
+            assert (change.new, change.author, change.authenticated) == (counted, jid, False)
+            assert await rosa.chat.timer(jid) == timedelta(seconds=counted)
+        await peter.send(rosa.jid, "without")
+        assert (await rosa.hear()).timer is None
+        assert await rosa.chat.timer(jid) == timedelta(minutes=1)
+        sent = await rosa.chat.send(jid, "an answer")
+        assert sent.timer == timedelta(minutes=1)
+
+
+async def test_legacy_policies_hold_in_a_room(
+    party: NewParty, account: Callable[[str], Account], prosody: Prosody
+) -> None:
+    """F40, F41: who refuses legacy OMEMO sends to the others, and is told whom it leaves out."""
+    rosa, anna = (party(name, plugins=ROOM_PLUGINS) for name in ("rosa", "anna"))
+    strict = party("strict", plugins=ROOM_PLUGINS, legacy="refuse")
+    for each in (rosa, anna, strict):
+        await each.arrive()
+    room = f"{rosa.account.name}@{prosody.rooms}"
+    await enter(rosa, room, found=True)
+    async with unpatched(account("peter"), prosody.address, plugins=ROOM_PLUGINS) as peter:
+        jid = peter.client.boundjid.bare
+        rooms = plugin_of(rosa)
+        await rooms.set_affiliation(JID(room), "member", jid=JID(jid))
+        await set_affiliation(rosa, room, "member", anna, strict)
+        await enter(anna, room)
+        await enter(strict, room)
+        await peter.enter(room)
+        sent = await rosa.chat.send(room, "for everybody", timer=DAY)
+        assert sent.left_out == frozenset()
+        stanza, text = await peter.hear()
+        assert (text, stanza["type"]) == ("for everybody", "groupchat")
+        assert [each.get("timer") for each in stanza.xml.findall(EPHEMERAL)] == ["86400"]
+        for each in (anna, strict):
+            heard = await each.hear()
+            assert (heard.body, heard.timer, heard.encrypted_with) == (text, DAY, MODERN)
+        warning = await rosa.unsupported.next()
+        assert (warning.conversation, warning.legacy) == (room, Legacy.DELIVER)
+        assert {account for account, _ in warning.addresses} == {jid}
+        sent = await strict.chat.send(room, "not for everybody")
+        assert {(each.jid, each.cause) for each in sent.left_out} == {(jid, Cause.LEGACY)}
+        assert (await anna.hear()).body == "not for everybody"
+        await peter.send(room, "from an old client", kind="groupchat", to={rosa.jid, anna.jid})
+        heard = await anna.hear()
+        assert (heard.body, heard.sender, heard.encrypted_with) == ("from an old client", jid, OLD)
+        for each in (rosa, anna, strict):
+            await each.ping()
+            assert each.changes.all[1:] == []

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import slixmpp_omemo
 from omemo.storage import Just, Maybe, Nothing, Storage
 from slixmpp import JID
 from slixmpp.plugins.base import register_plugin
 
-from tests.support.client import Happenings, connect, disconnect, new_client
+from tests.support.client import PLUGINS, Happenings, connect, disconnect, new_client
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Collection, Sequence
     from xml.etree.ElementTree import Element
 
     from omemo.types import JSONType
@@ -79,10 +79,23 @@ class Unpatched:
                 decrypted, _ = await self.plugin.decrypt_message(stanza)
                 return stanza, str(decrypted["body"])
 
-    async def send(self, jid: str, text: str, *beside: Element) -> None:
-        """Send a text in legacy OMEMO, with elements in clear beside it."""
-        stanza = self.client.make_message(mto=JID(jid), mbody=text, mtype="chat")
-        encrypted, errors = await self.plugin.encrypt_message(stanza, JID(jid))
+    async def enter(self, room: str) -> None:
+        """Join a room."""
+        rooms: Any = self.client.plugin["xep_0045"]
+        await rooms.join_muc_wait(JID(room), self.client.boundjid.user, timeout=10)
+
+    async def send(
+        self,
+        jid: str,
+        text: str,
+        *beside: Element,
+        kind: Literal["chat", "groupchat"] = "chat",
+        to: Collection[str] = (),
+    ) -> None:
+        """Send a text in legacy OMEMO, with elements in clear beside it; in a room, to some."""
+        stanza = self.client.make_message(mto=JID(jid), mbody=text, mtype=kind)
+        recipients = {JID(each) for each in to or (jid,)}
+        encrypted, errors = await self.plugin.encrypt_message(stanza, recipients)
         assert encrypted is not None
         assert errors == frozenset()
         for element in beside:
@@ -91,9 +104,11 @@ class Unpatched:
 
 
 @contextlib.asynccontextmanager
-async def unpatched(account: Account, address: tuple[str, int]) -> AsyncIterator[Unpatched]:
+async def unpatched(
+    account: Account, address: tuple[str, int], *, plugins: Sequence[str] = PLUGINS
+) -> AsyncIterator[Unpatched]:
     """Connect one, and disconnect it at the end."""
-    client = new_client(account)
+    client = new_client(account, plugins=plugins)
     client.register_plugin("xep_0380")
     # The registry is global and by name: the last one registered is what a client gets.
     register_plugin(_Plugin)
