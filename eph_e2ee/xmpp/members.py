@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final
 from xml.etree.ElementTree import Element
 
@@ -30,6 +31,8 @@ HIDDEN: Final = {"173", "174"}
 
 CHANGED: Final = {"104", *OPEN, *HIDDEN}
 """Statuses after which a room may be another one."""
+
+ADMIN: Final = "http://jabber.org/protocol/muc#admin"
 
 NON_ANONYMOUS: Final = "muc_nonanonymous"
 
@@ -198,13 +201,18 @@ class Members:
             state.note(jid, member=member)
 
     async def _members(self, room: BareJid, affiliation: str) -> set[BareJid] | None:
-        """A list of a room's; None where it does not give it to us."""
-        plugin: Any = self._client.plugin["xep_0045"]
+        """A list of a room's; None where it does not give it to us.
+
+        slixmpp's own method raises what one malformed JID raises, for all of them.
+        """
+        question: Any = self._client.make_iq_get(ADMIN, ito=JID(room))
+        question["mucadmin_query"]["item"]["affiliation"] = affiliation
         try:
-            listed = await plugin.get_affiliation_list(JID(room), affiliation, timeout=ANSWER)
+            answer = await question.send(timeout=ANSWER)
         except IqError:
             return None
-        return _accounts(listed[: MAXIMUM_MEMBERS + 1])
+        items = answer.xml.iterfind(f"{{{ADMIN}}}query/{{{ADMIN}}}item")
+        return _accounts(item.get("jid", "") for item in islice(items, MAXIMUM_MEMBERS + 1))
 
     # -- hearing ---------------------------------------------------------------------------------
 
@@ -260,10 +268,10 @@ def _note_item(state: _Room, item: Element) -> BareJid | None:
     return next(iter(named), None)
 
 
-def _accounts(jids: Iterable[object]) -> set[BareJid]:
+def _accounts(jids: Iterable[str]) -> set[BareJid]:
     """The accounts that JIDs are of; what is none is not taken for one."""
     accounts: set[BareJid] = set()
     for jid in jids:
         with suppress(ValueError):
-            accounts.add(bare(str(jid)))
+            accounts.add(bare(jid))
     return accounts - {BareJid("")}

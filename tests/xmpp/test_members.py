@@ -1,0 +1,364 @@
+"""Who is in a room, and who belongs to it: asked for, and kept current."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+from xml.etree.ElementTree import Element, SubElement, fromstring
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from slixmpp import JID
+from slixmpp.stanza import Message, Presence
+
+from eph_e2ee.errors import NotSent, RoomUnsuitable
+from eph_e2ee.model import BareJid
+from eph_e2ee.xmpp import members as subject
+from eph_e2ee.xmpp.members import MAXIMUM_MEMBERS, Audience, Members
+from tests.xmpp.clients import World
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.xmpp.clients import TestClient
+
+ROOM, ROSA, PETER = "room@rooms.example.org", "rosa@example.org", "peter@example.org"
+ANNA, OTTO = "anna@example.org", "otto@example.org"
+ADMIN = "{http://jabber.org/protocol/muc#admin}"
+INFO = "{http://jabber.org/protocol/disco#info}"
+ERRORS = "{urn:ietf:params:xml:ns:xmpp-stanzas}"
+OCCUPANT = "urn:xmpp:occupant-id:0"
+USER = "http://jabber.org/protocol/muc#user"
+
+
+class Rooming(World):
+    """A world with one room.
+
+    Attributes:
+        lists: its affiliations; one that is missing is refused.
+        features: what it tells of itself.
+        silent: whether it answers nothing.
+        asked_for: what it was asked.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lists: dict[str, list[str]] = {"owner": [ROSA], "admin": [], "member": [PETER]}
+        self.features = ["muc_nonanonymous"]
+        self.silent = False
+        self.asked_for: list[str] = []
+        self.meanwhile: list[Element] = []
+
+    def asked(self, client: TestClient, iq: Element) -> None:
+        """Answer for the room."""
+        if iq.get("to") != ROOM:
+            super().asked(client, iq)
+            return
+        answer = Element(iq.tag, {"id": iq.get("id", ""), "type": "result", "from": ROOM})
+        answer.set("to", client.boundjid.full)
+        item = iq.find(f"{ADMIN}query/{ADMIN}item")
+        if item is None:
+            self.asked_for.append("features")
+            query = SubElement(answer, f"{INFO}query")
+            for feature in self.features:
+                SubElement(query, f"{INFO}feature", {"var": feature})
+        else:
+            self._list(answer, item.get("affiliation", ""))
+        while self.meanwhile:
+            client.receive(self.meanwhile.pop())
+        if not self.silent:
+            client.receive(answer)
+
+    def _list(self, answer: Element, affiliation: str) -> None:
+        self.asked_for.append(affiliation)
+        if affiliation not in self.lists:
+            answer.set("type", "error")
+            error = SubElement(answer, "{jabber:client}error", {"type": "auth"})
+            SubElement(error, f"{ERRORS}forbidden")
+            return
+        query = SubElement(answer, f"{ADMIN}query")
+        for jid in self.lists[affiliation]:
+            SubElement(query, f"{ADMIN}item", {"jid": jid, "affiliation": affiliation})
+
+
+class Inside:
+    """Somebody in the room, and what she sees of it."""
+
+    def __init__(self, world: Rooming) -> None:
+        self.world = world
+        self.client = world.client("rosa")
+        self.client.register_plugin("xep_0045")
+        self.rooms: Any = self.client.plugin["xep_0045"]
+        self.members = Members(self.client)
+
+    def presence(
+        self,
+        nick: str,
+        jid: str | None,
+        affiliation: str = "member",
+        *codes: int,
+        kind: str = "",
+        occupant: str = "",
+    ) -> None:
+        """Somebody's presence."""
+        named = f" jid='{jid}'" if jid else ""
+        statuses = "".join(f"<status code='{code}'/>" for code in codes)
+        identified = f"<occupant-id xmlns='{OCCUPANT}' id='{occupant}'/>"
+        self.client.receive(
+            f"<presence xmlns='jabber:client' from='{ROOM}/{nick}' type='{kind}'>"
+            f"<x xmlns='{USER}'><item{named} affiliation='{affiliation}' role='none'/>{statuses}"
+            f"</x>{identified if occupant else ''}</presence>".replace(" type=''", "")
+        )
+
+    def enter(self, *codes: int) -> None:
+        """Join."""
+        self.rooms.rooms[None][JID(ROOM)] = {}
+        self.presence("rosa", f"{ROSA}/rosa", "owner", 110, *codes)
+
+    def told(self, content: str, room: str = ROOM) -> None:
+        """Something that the room says in a message."""
+        self.client.receive(
+            f"<message xmlns='jabber:client' from='{room}'>"
+            f"<x xmlns='{USER}'>{content}</x></message>"
+        )
+
+    async def jids(self) -> set[str]:
+        return set((await self.members.audience(BareJid(ROOM))).jids)
+
+
+@pytest.fixture
+def world() -> Rooming:
+    return Rooming()
+
+
+@pytest.fixture
+async def inside(world: Rooming) -> AsyncIterator[Inside]:
+    made = Inside(world)
+    yield made
+    made.members.detach()
+
+
+async def test_those_who_belong_to_it_and_those_who_are_there(inside: Inside) -> None:
+    """Ourselves are not among them; what is known is not asked for again."""
+    inside.presence("early", f"{ANNA}/x", "none")
+    inside.rooms.rooms[None][JID(ROOM)] = {}
+    inside.presence("anna", f"{ANNA}/x", "none")
+    inside.enter(100)
+    audience = await inside.members.audience(BareJid(ROOM))
+    expected = frozenset({BareJid(PETER), BareJid(ANNA)})
+    assert audience == Audience(BareJid(ROOM), expected, room=True)
+    assert inside.world.asked_for == ["member", "admin", "owner"]
+    await inside.jids()
+    assert len(inside.world.asked_for) == 3
+
+
+async def test_the_audience_changes_with_the_room(inside: Inside) -> None:
+    """F28, F41: who enters, leaves, is made a member, is banned; there or not."""
+    inside.enter(100)
+    assert await inside.jids() == {PETER}
+    inside.presence("otto", f"{OTTO}/x", "none")
+    assert await inside.jids() == {PETER, OTTO}
+    inside.presence("otto", f"{OTTO}/x", "none", kind="unavailable")
+    assert await inside.jids() == {PETER}
+    inside.told(f"<item jid='{ANNA}' affiliation='member'/>")
+    assert await inside.jids() == {PETER, ANNA}
+    inside.presence("anna", f"{ANNA}/x", "member", kind="unavailable")
+    assert await inside.jids() == {PETER, ANNA}
+    inside.told(f"<item jid='{PETER}' affiliation='outcast'/>")
+    inside.presence("anna", f"{ANNA}/x", "none", 321, kind="unavailable")
+    assert await inside.jids() == set()
+
+
+async def test_who_changes_while_the_lists_come_is_not_forgotten(inside: Inside) -> None:
+    inside.enter(100)
+    message = (
+        f"<message xmlns='jabber:client' from='{ROOM}'><x xmlns='{USER}'>"
+        f"<item jid='{ANNA}' affiliation='admin'/><item jid='{PETER}' affiliation='none'/></x>"
+        "</message>"
+    )
+    inside.world.meanwhile.append(fromstring(message))  # noqa: S314 -- our own
+    assert await inside.jids() == {ANNA}
+
+
+async def test_lists_are_asked_for_again_after_a_while(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not every server tells of members who are not there."""
+    inside.enter(100)
+    await inside.jids()
+    inside.world.lists["member"] = [OTTO]
+    assert await inside.jids() == {PETER}
+    monkeypatch.setattr(subject, "FRESH", 0.0)
+    assert await inside.jids() == {OTTO}
+
+
+async def test_a_room_that_does_not_tell(inside: Inside) -> None:
+    """Those who are there get it; that others may be missing is said."""
+    del inside.world.lists["member"]
+    inside.enter(100)
+    inside.presence("anna", f"{ANNA}/x", "none")
+    audience = await inside.members.audience(BareJid(ROOM))
+    anna = frozenset({BareJid(ANNA)})
+    assert audience == Audience(BareJid(ROOM), anna, room=True, complete=False)
+
+
+@pytest.mark.parametrize(
+    ("codes", "features", "is_open"),
+    [
+        ([100], [], True),
+        ([], ["muc_nonanonymous"], True),
+        ([], ["muc_semianonymous"], False),
+        ([], [], False),
+    ],
+)
+async def test_whether_jids_are_shown(
+    inside: Inside, codes: list[int], features: list[str], *, is_open: bool
+) -> None:
+    """By what it says on entering, else by its features."""
+    inside.world.features = features
+    inside.enter(*codes)
+    if is_open:
+        assert await inside.jids() == {PETER}
+    else:
+        with pytest.raises(RoomUnsuitable):
+            await inside.jids()
+        assert "member" not in inside.world.asked_for
+
+
+@pytest.mark.parametrize(("code", "is_open"), [(172, True), (173, False), (174, False)])
+async def test_a_room_that_becomes_another_one(inside: Inside, code: int, *, is_open: bool) -> None:
+    inside.world.features = []
+    inside.enter(100) if not is_open else inside.enter()
+    inside.told("<status code='104'/>")
+    inside.told(f"<status code='{code}'/>")
+    if is_open:
+        assert await inside.jids() == {PETER}
+    else:
+        with pytest.raises(RoomUnsuitable):
+            await inside.jids()
+
+
+async def test_any_other_change_of_it_is_looked_into(inside: Inside) -> None:
+    inside.enter(100)
+    await inside.jids()
+    inside.world.features = []
+    inside.told("<status code='104'/>")
+    with pytest.raises(RoomUnsuitable):
+        await inside.jids()
+
+
+async def test_a_room_that_is_silent(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not sent to, and can be asked again; two who ask at once ask once."""
+    monkeypatch.setattr(subject, "ANSWER", 0.0)
+    inside.world.silent = True
+    inside.enter(100)
+    for outcome in await asyncio.gather(inside.jids(), inside.jids(), return_exceptions=True):
+        assert isinstance(outcome, NotSent)
+    assert len(inside.world.asked_for) == 3
+    inside.world.silent = False
+    monkeypatch.setattr(subject, "ANSWER", 30.0)
+    assert await inside.jids() == {PETER}
+
+
+async def test_a_session_that_ends_meanwhile(inside: Inside) -> None:
+    """Who waits is told so, and is not himself taken for canceled; who is, is."""
+    inside.world.silent = True
+    inside.enter(100)
+    waiting = asyncio.ensure_future(inside.jids())
+    canceled = asyncio.ensure_future(inside.jids())
+    await asyncio.sleep(0)
+    canceled.cancel()
+    await asyncio.wait({canceled})
+    assert canceled.cancelled()
+    assert not waiting.done()
+    inside.client.event("session_bind", inside.client.boundjid)
+    with pytest.raises(NotSent, match="does not answer"):
+        await waiting
+    with pytest.raises(NotSent, match="not in that room yet"):
+        await inside.jids()
+
+
+async def test_leaving_and_other_nicknames(inside: Inside) -> None:
+    inside.enter(100)
+    inside.presence("rosa", f"{ROSA}/rosa", "owner", 110, 303, kind="unavailable")
+    inside.presence("other", f"{ROSA}/rosa", "owner", 110, 100)
+    assert await inside.jids() == {PETER}
+    inside.presence("other", f"{ROSA}/rosa", "owner", 110, kind="unavailable")
+    with pytest.raises(NotSent):
+        await inside.jids()
+
+
+async def test_whose_occupant_id_that_is(inside: Inside) -> None:
+    """XEP-0421: also after he has gone, and whatever his nickname was."""
+    inside.enter(100)
+    inside.presence("anna", f"{ANNA}/x", occupant="1")
+    inside.presence("anna", f"{ANNA}/x", kind="unavailable", occupant="1")
+    inside.presence("anna", f"{OTTO}/x", occupant="2")
+    room = BareJid(ROOM)
+    found = [inside.members.real_jid(room, each) for each in ("1", "2", "3", None)]
+    assert found == [ANNA, OTTO, None, None]
+    assert inside.members.real_jid(BareJid("other@rooms.example.org"), "1") is None
+
+
+async def test_a_room_with_too_many(inside: Inside) -> None:
+    """Nobody makes us encrypt, or remember, without end."""
+    many = [f"{number}@example.org" for number in range(3 * MAXIMUM_MEMBERS)]
+    inside.world.lists["member"] = many
+    inside.enter(100)
+    for number in range(MAXIMUM_MEMBERS + 10):
+        inside.presence(f"{number}", f"there-{number}@example.org/x", occupant=f"{number}")
+    with pytest.raises(RoomUnsuitable, match="more members"):
+        await inside.jids()
+    (state,) = inside.members._rooms.values()
+    assert len(state.members) <= 2 * MAXIMUM_MEMBERS
+    assert len(state.occupants) <= MAXIMUM_MEMBERS + 1
+
+
+async def test_nobody_makes_a_room_of_himself(inside: Inside) -> None:
+    """A presence as from a room that was not joined, or a message as of one."""
+    inside.presence("rosa", f"{ROSA}/rosa", "owner", 110, 100)
+    inside.told(f"<item jid='{ANNA}' affiliation='member'/>")
+    assert not inside.members.is_room(BareJid(ROOM))
+    assert inside.members._rooms == {}
+
+
+async def test_a_list_with_what_is_no_jid(inside: Inside) -> None:
+    """F38: one item costs nobody else his key."""
+    inside.world.lists["member"] = ["@", PETER, "", "a b@c"]
+    inside.enter(100)
+    assert await inside.jids() == {PETER}
+
+
+async def test_without_the_plugin_there_are_no_rooms(world: Rooming) -> None:
+    members = Members(world.client("peter"))
+    assert not members.is_room(BareJid(ROOM))
+
+
+HOSTILE = st.sampled_from(
+    ["", "@", "x@@y", "a@b", "\u00e9@\u00e9", "/", "a" * 5000, f"{ANNA}/x", "a b@c", "@b", "b/"]
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(jid=HOSTILE, affiliation=HOSTILE, code=HOSTILE, occupant=HOSTILE)
+async def test_whatever_a_room_says_raises_nothing(
+    jid: str, affiliation: str, code: str, occupant: str
+) -> None:
+    """Given to our handlers alone: slixmpp's own raise at a code that is no number."""
+    inside = Inside(Rooming())
+    inside.enter(100)
+    content = f"<item jid='{jid}' affiliation='{affiliation}'/><status code='{code}'/>"
+    children = f"<x xmlns='{USER}'>{content}</x><occupant-id xmlns='{OCCUPANT}' id='{occupant}'/>"
+    for name, handler in (
+        ("message", "_affiliated"),
+        ("message", "_configured"),
+        ("presence", "_seen"),
+    ):
+        sender = ROOM if name == "message" else f"{ROOM}/anna"
+        xml = fromstring(f"<{name} xmlns='jabber:client' from='{sender}'>{children}</{name}>")  # noqa: S314
+        made: Any = Message if name == "message" else Presence
+        getattr(inside.members, handler)(made(inside.client, xml=xml))
+    for state in inside.members._rooms.values():
+        for known in state.members | set(state.occupants.values()):
+            assert known == JID(known).bare != ""
