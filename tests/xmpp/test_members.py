@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
-from xml.etree.ElementTree import Element, SubElement, fromstring
+from xml.etree.ElementTree import fromstring
 
 import pytest
 from hypothesis import given, settings
@@ -16,70 +16,14 @@ from eph_e2ee.errors import NotSent, RoomUnsuitable
 from eph_e2ee.model import BareJid
 from eph_e2ee.xmpp import members as subject
 from eph_e2ee.xmpp.members import MAXIMUM_MEMBERS, Audience, Members
-from tests.xmpp.clients import World
+from tests.xmpp.rooming import PETER, ROOM, ROSA, USER, Rooming, join
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests.xmpp.clients import TestClient
 
-ROOM, ROSA, PETER = "room@rooms.example.org", "rosa@example.org", "peter@example.org"
 ANNA, OTTO = "anna@example.org", "otto@example.org"
-ADMIN = "{http://jabber.org/protocol/muc#admin}"
-INFO = "{http://jabber.org/protocol/disco#info}"
-ERRORS = "{urn:ietf:params:xml:ns:xmpp-stanzas}"
 OCCUPANT = "urn:xmpp:occupant-id:0"
-USER = "http://jabber.org/protocol/muc#user"
-
-
-class Rooming(World):
-    """A world with one room.
-
-    Attributes:
-        lists: its affiliations; one that is missing is refused.
-        features: what it tells of itself.
-        silent: whether it answers nothing.
-        asked_for: what it was asked.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lists: dict[str, list[str]] = {"owner": [ROSA], "admin": [], "member": [PETER]}
-        self.features = ["muc_nonanonymous"]
-        self.silent = False
-        self.asked_for: list[str] = []
-        self.meanwhile: list[Element] = []
-
-    def asked(self, client: TestClient, iq: Element) -> None:
-        """Answer for the room."""
-        if iq.get("to") != ROOM:
-            super().asked(client, iq)
-            return
-        answer = Element(iq.tag, {"id": iq.get("id", ""), "type": "result", "from": ROOM})
-        answer.set("to", client.boundjid.full)
-        item = iq.find(f"{ADMIN}query/{ADMIN}item")
-        if item is None:
-            self.asked_for.append("features")
-            query = SubElement(answer, f"{INFO}query")
-            for feature in self.features:
-                SubElement(query, f"{INFO}feature", {"var": feature})
-        else:
-            self._list(answer, item.get("affiliation", ""))
-        while self.meanwhile:
-            client.receive(self.meanwhile.pop())
-        if not self.silent:
-            client.receive(answer)
-
-    def _list(self, answer: Element, affiliation: str) -> None:
-        self.asked_for.append(affiliation)
-        if affiliation not in self.lists:
-            answer.set("type", "error")
-            error = SubElement(answer, "{jabber:client}error", {"type": "auth"})
-            SubElement(error, f"{ERRORS}forbidden")
-            return
-        query = SubElement(answer, f"{ADMIN}query")
-        for jid in self.lists[affiliation]:
-            SubElement(query, f"{ADMIN}item", {"jid": jid, "affiliation": affiliation})
 
 
 class Inside:
@@ -113,8 +57,7 @@ class Inside:
 
     def enter(self, *codes: int) -> None:
         """Join."""
-        self.rooms.rooms[None][JID(ROOM)] = {}
-        self.presence("rosa", f"{ROSA}/rosa", "owner", 110, *codes)
+        join(self.client, *codes)
 
     def told(self, content: str, room: str = ROOM) -> None:
         """Something that the room says in a message."""
