@@ -44,7 +44,7 @@ from eph_e2ee.notices import Notices
 from eph_e2ee.outgoing import Outgoing
 from eph_e2ee.protocol import lifetime, xml
 from eph_e2ee.protocol.capability import Capability
-from eph_e2ee.protocol.ephemeral import checked_timer
+from eph_e2ee.protocol.ephemeral import seconds
 from eph_e2ee.reading import Reading
 from eph_e2ee.vault.archive import Transaction
 from eph_e2ee.vault.vault import Vault
@@ -312,15 +312,3 @@ class Chat:
 
     def _expired(self, expired: Expired) -> None:
         self._account.emit("ephemeral_expired", expired)
-
-
-def seconds(timer: timedelta) -> Seconds:
-    """A timer as the protocol has it: a whole number of seconds.
-
-    Raises:
-        LocalProtocolError: it is none, or out of range.
-    """
-    number = timer / timedelta(seconds=1)
-    if not number.is_integer():
-        raise LocalProtocolError("a timer is a whole number of seconds")
-    return checked_timer(int(number))

@@ -47,8 +47,8 @@ Client = ClientXMPP
 
 Value = TypeVar("Value")
 
-NEIGHBOURS: Final = ("xep_0297", "xep_0280")
-"""Plugins of slixmpp that are enabled where the application has not: carbons, and forwarding."""
+NEIGHBOURS: Final = ("xep_0297", "xep_0280", "xep_0466")
+"""Plugins that are enabled where the application has not: carbons, forwarding, timers."""
 
 
 class Told(Protocol):
@@ -101,13 +101,13 @@ class Account:
         """
         if "xep_0384" in client.plugin:
             raise LocalProtocolError("the client has an XEP-0384 plugin already: attach instead")
+        for plugin in (XEP_0420, XEP_0466, _VaultOmemo):
+            register_plugin(plugin)
         added = [name for name in NEIGHBOURS if name not in client.plugin]
         for name in added:
             client.register_plugin(name)
-        for plugin in (XEP_0420, XEP_0466, _VaultOmemo):
-            register_plugin(plugin)
         client.register_plugin("xep_0420")
-        client.register_plugin("xep_0466")
+        cast("XEP_0466", client.plugin.get("xep_0466", None)).encrypting = True
         client.register_plugin("xep_0384", {"storage": storage, "blind_trust": blind_trust})
         envelopes = cast("XEP_0420", client.plugin.get("xep_0420", None))
         envelopes.now = now
@@ -125,7 +125,10 @@ class Account:
         self.server.detach()
         self.acks.detach()
         self.lifecycle.detach()
-        for name in ("xep_0384", "xep_0466", "xep_0420", *reversed(self._added)):
+        timers: Any = self._client.plugin.get("xep_0466", None)
+        if timers is not None:
+            timers.encrypting = False
+        for name in ("xep_0384", "xep_0420", *reversed(self._added)):
             if name in self._client.plugin:
                 # slixmpp leaves this method without types.
                 cast("PluginManager", self._client.plugin).disable(name)  # type: ignore[no-untyped-call]
