@@ -49,11 +49,12 @@ class Ephemeral(ElementBase):
     def setup(self, xml: Element | None = None) -> bool:
         """Take the element, or make one that no message holds yet."""
         self.xml = Element(self.tag_name()) if xml is None else xml
+        self._said = _message(self).xml
         return True
 
     def get_timer(self) -> int | None:
         """Of several elements the shortest timer above zero counts."""
-        said = announced(_message(self).xml)
+        said = announced(self._said)
         return 0 if said.kind is Kind.OFF else said.timer
 
     def set_timer(self, timer: int) -> None:
@@ -89,13 +90,14 @@ class OptOut(ElementBase):
     is_extension = True
 
     def setup(self, xml: Element | None = None) -> bool:  # noqa: ARG002 -- slixmpp's signature
-        """Hold nothing: the message does."""
+        """Hold no element: the message does."""
         self.xml = Element("")
+        self._said = _message(self).xml
         return True
 
     def get_i_want_out(self) -> bool:
         """Whether it does."""
-        return announced(_message(self).xml).opt_out
+        return announced(self._said).opt_out
 
     def set_i_want_out(self, wanted: bool) -> None:  # noqa: FBT001 -- slixmpp's signature
         """Write the element, or take it away.
@@ -133,9 +135,11 @@ def announced(xml: Element) -> Announcement:
 def is_encrypted(xml: Element) -> bool:
     """Tell whether a stanza carries content that somebody has encrypted, in whatever way."""
     return any(
-        child.tag.rpartition("}")[2] == "encrypted" or child.tag in OTHER_ENCRYPTION
+        child.tag.rpartition("}")[2] == "encrypted"
+        or child.tag in OTHER_ENCRYPTION
+        or (child.tag == BODY and (child.text or "").startswith(OTR))
         for child in xml
-    ) or (xml.findtext(BODY) or "").startswith(OTR)
+    )
 
 
 def check_writable(message: Message) -> None:
