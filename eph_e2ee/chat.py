@@ -10,7 +10,7 @@ Events, in slixmpp's manner, each with one value:
     ephemeral_timer_changed  `model.TimerChange`: a conversation's timer is another one
     ephemeral_delivery       `model.Delivered`: how far a message of ours came
     ephemeral_catch_up       `model.CatchUp`: how far the archive has been read
-    ephemeral_unsupported    `model.Unsupported`: devices that a message did not reach
+    ephemeral_unsupported    `model.Unsupported`: devices that cannot be held to a timer
     ephemeral_rejected       `model.Rejection`: something arrived that was not taken
 """
 

@@ -288,17 +288,21 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Unsupported:
-    """Event `ephemeral_unsupported`: a recipient has devices without envelopes, or has others now.
+    """Event `ephemeral_unsupported`: a recipient's devices cannot be held to timers, or others now.
 
     Attributes:
         conversation: the bare JID of the recipient.
         devices: the ids of the devices that cannot read envelopes, or are not known to.
         legacy: what they get: perhaps the text, in no case a timer that they can be held to.
+        ignoring: the ids of the devices that read envelopes, and are known to let timers go by:
+            no client of the account says that it honours them (XEP-0466 section 2), and they have
+            never sent one. They get the message, and will keep it.
     """
 
     conversation: BareJid
     devices: frozenset[DeviceId]
     legacy: Legacy
+    ignoring: frozenset[DeviceId] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

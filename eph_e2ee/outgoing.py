@@ -79,7 +79,7 @@ class Outgoing:
         self._left: list[tuple[int, float]] = []
         self._unacknowledged: dict[MessageId, tuple[int, BareJid, float]] = {}
         self._confirmed: dict[BareJid, frozenset[DeviceId]] = {}
-        self._warned: dict[BareJid, frozenset[DeviceId]] = {}
+        self._warned: dict[BareJid, Unsupported] = {}
         self.on_gathered: Callable[[], None] = lambda: None
         account.acks.on_ack = self._acknowledged
         account.acks.on_lost = self._unacknowledged.clear
@@ -113,7 +113,7 @@ class Outgoing:
             self._account.send(draft.recipient, parcel.message_id, parcel.sealed, parcel.clear)
             if entry is not None and not confirmed:
                 entry = self._has_left(entry, self._clock.now())
-        self._tell(parcel)
+        await self._tell(parcel)
         return entry
 
     async def signal(self, recipient: BareJid, content: list[Element]) -> None:
@@ -310,17 +310,19 @@ class Outgoing:
             entry, phase=started.phase, deadline=started.deadline, delivery=Delivery.SENT
         )
 
-    def _tell(self, parcel: _Parcel) -> None:
+    async def _tell(self, parcel: _Parcel) -> None:
         recipient = parcel.draft.recipient
         if parcel.change is not None:
             self._account.emit("ephemeral_timer_changed", parcel.change)
-        devices = parcel.sealed.legacy
-        if devices != self._warned.get(recipient, frozenset()):
-            self._warned[recipient] = devices
-            if devices:
-                self._account.emit(
-                    "ephemeral_unsupported", Unsupported(recipient, devices, self._legacy)
-                )
+        ignoring = await self._account.honouring.ignoring(recipient, parcel.sealed)
+        before = self._warned.get(recipient, Unsupported(recipient, frozenset(), self._legacy))
+        warning = replace(before, devices=parcel.sealed.legacy)
+        if parcel.timer is not None:  # without one there is nothing to let go by
+            warning = replace(warning, ignoring=ignoring)
+        if warning != before:
+            self._warned[recipient] = warning
+            if warning.devices or warning.ignoring:
+                self._account.emit("ephemeral_unsupported", warning)
 
 
 def _start(vault: Transaction, left: list[tuple[int, float]]) -> None:

@@ -33,6 +33,7 @@ from eph_e2ee.xmpp.arrivals import Accept, Arrivals
 from eph_e2ee.xmpp.displayed import Displayed
 from eph_e2ee.xmpp.ephemeral import XEP_0466
 from eph_e2ee.xmpp.gate import Pending
+from eph_e2ee.xmpp.honouring import Honouring
 from eph_e2ee.xmpp.lifecycle import Lifecycle
 from eph_e2ee.xmpp.omemo import XEP_0384
 from eph_e2ee.xmpp.parcel import MODERN, OLD, Opened, fingerprint, written
@@ -72,6 +73,7 @@ class Account:
         displayed: how far each conversation was read, on the server.
         acks: what the server has taken.
         lifecycle: when a session begins, and when a room is entered.
+        honouring: whose devices honour timers.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Account:
         self.displayed = Displayed(client, lambda: self.bare)
         self.acks = Acks(client)
         self.lifecycle = Lifecycle(client)
+        self.honouring = Honouring(client, omemo)
         self._telling: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -345,7 +348,15 @@ class Account:
             ] = await self.omemo.sessions.get_device_information(jid)
         except omemo.OMEMOException as failure:
             raise _not_sent(failure) from None
-        return {DeviceId(device.device_id): assess(self.omemo.facts(device)) for device in devices}
+        others = sum(
+            any(dict(device.active).values()) and device.device_id != self.device
+            for device in devices
+        )
+        advertised = await self.honouring.advertised(jid, devices=others)
+        return {
+            DeviceId(device.device_id): assess(self.omemo.facts(device, advertised=advertised))
+            for device in devices
+        }
 
 
 class _VaultOmemo(XEP_0384):
