@@ -10,7 +10,7 @@ Events, in slixmpp's manner, each with one value:
     ephemeral_timer_changed  `model.TimerChange`: a conversation's timer is another one
     ephemeral_delivery       `model.Delivered`: how far a message of ours came
     ephemeral_catch_up       `model.CatchUp`: how far the archive has been read
-    ephemeral_unsupported    `model.Unsupported`: devices that read no envelopes
+    ephemeral_unsupported    `model.Unsupported`: devices that cannot be held to a timer
     ephemeral_skipped        `model.Skipped`: devices and members that get nothing
     ephemeral_rejected       `model.Rejection`: something arrived that was not taken
 """
@@ -45,7 +45,7 @@ from eph_e2ee.notices import Notices
 from eph_e2ee.outgoing import Outgoing, Sent
 from eph_e2ee.protocol import lifetime, xml
 from eph_e2ee.protocol.capability import Capability
-from eph_e2ee.protocol.ephemeral import checked_timer
+from eph_e2ee.protocol.ephemeral import seconds
 from eph_e2ee.reading import Reading
 from eph_e2ee.vault.archive import Transaction
 from eph_e2ee.vault.vault import Vault
@@ -95,16 +95,9 @@ class Chat:
             legacy=options.legacy,
             receipts=options.receipts,
         )
-        letters = Letters(
-            account,
-            self._conversations,
-            clock,
-            unread_cap=options.unread_cap,
-            clear_timers=options.clear_timers,
-        )
         notices = Notices(account, vault, clock, believing=options.displayed_sync)
         notices.on_bounced = self._outgoing.came_back
-        self._incoming = Incoming(account, vault, self._conversations, letters, notices)
+        self._incoming = Incoming(account, vault, self._conversations, self._letters(), notices)
         self._incoming.on_message = self._deliver
         self._reading = Reading(
             account,
@@ -118,11 +111,25 @@ class Chat:
         gathering = (self._outgoing, self._catching_up)
         self._expiry = Expiry(vault, gathering, clock, self._expired, account.server)
         self._tasks = [account.start(self._expiry.run()), account.start(self._reading.run())]
-        account.lifecycle.on_session = self._session_begun
-        if options.catch_up:
-            account.lifecycle.on_joined = self._catching_up.joined
-            account.lifecycle.on_available = self._catching_up.refresh
-        account.listen(self._incoming.accept, notices)
+        self._listen(notices)
+
+    def _letters(self) -> Letters:
+        options = self._options
+        return Letters(
+            self._account,
+            self._conversations,
+            self._clock,
+            unread_cap=options.unread_cap,
+            clear_timers=options.clear_timers,
+        )
+
+    def _listen(self, notices: Notices) -> None:
+        lifecycle = self._account.lifecycle
+        lifecycle.on_session = self._session_begun
+        if self._options.catch_up:
+            lifecycle.on_joined = self._catching_up.joined
+            lifecycle.on_available = self._catching_up.refresh
+        self._account.listen(self._incoming.accept, notices)
 
     async def __aenter__(self) -> Self:
         return self
@@ -323,15 +330,3 @@ class Chat:
 
     def _expired(self, expired: Expired) -> None:
         self._account.emit("ephemeral_expired", expired)
-
-
-def seconds(timer: timedelta) -> Seconds:
-    """A timer as the protocol has it: a whole number of seconds.
-
-    Raises:
-        LocalProtocolError: it is none, or out of range.
-    """
-    number = timer / timedelta(seconds=1)
-    if not number.is_integer():
-        raise LocalProtocolError("a timer is a whole number of seconds")
-    return checked_timer(int(number))

@@ -171,7 +171,7 @@ class Letters:
         arrival = letter.arrival
         to = letter.peer if letter.own or arrival.room is not None else self._account.bare
         envelope = self._account.open(plaintext, arrival=arrival, to=to)
-        await self._account.omemo.remember_reader(unsealed.device)
+        await self._account.omemo.remember_reader(unsealed.device, envelope.content)
         claimed = envelope.affixes.time or arrival.sent_at
         letter = replace(
             letter, sent_at=self._never_later(claimed), marks=marks.read(envelope.content)

@@ -22,6 +22,8 @@ __all__ = [
     "Legacy",
     "MessageId",
     "Phase",
+    "PlainMessage",
+    "PlainTimerChange",
     "Rejection",
     "Seconds",
     "Skipped",
@@ -287,16 +289,66 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Unsupported:
-    """Event `ephemeral_unsupported`: a recipient has devices without envelopes, or has others now.
+    """Event `ephemeral_unsupported`: a recipient's devices cannot be held to timers, or others now.
 
     Attributes:
         conversation: the bare JID of the recipient, or of the room.
         devices: the ids of the devices that cannot read envelopes, or are not known to.
         legacy: what they get: perhaps the text, in no case a timer that they can be held to.
         addresses: the same devices, each with the bare JID of its account: in a room, a member's.
+        ignoring: the ids of the devices that read envelopes, and are known to let timers go by:
+            no client of the account says that it honours them (XEP-0466 section 2), and they have
+            never sent one. They get the message, and will keep it.
     """
 
     conversation: BareJid
     devices: frozenset[DeviceId]
     legacy: Legacy
     addresses: frozenset[tuple[BareJid, DeviceId]] = frozenset()
+    ignoring: frozenset[DeviceId] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class PlainMessage:
+    """Event `ephemeral_plain_message`: a message with a timer has come, in clear.
+
+    Nothing of it is kept here. Whoever shows or stores it forgets it when its timer has run, from
+    the time at which somebody has seen it, or from its sending if it is our own (XEP-0466 section
+    4).
+
+    Attributes:
+        conversation: the bare JID of the peer or the room.
+        sender: the JID, as far as the servers tell: with its resource, in a room with its nick.
+        message_id: the sender's id of it; may be empty.
+        body: the text.
+        timer: how long it may be kept, in seconds.
+        own: whether this account has sent it: from another device, or through a room.
+        malformed: whether it gave a timer that cannot be read; then it has the conversation's.
+    """
+
+    conversation: BareJid
+    sender: str
+    message_id: MessageId
+    body: str = field(repr=False)
+    timer: Seconds
+    own: bool = False
+    malformed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PlainTimerChange:
+    """Event `ephemeral_plain_timer_changed`: a conversation in clear has another timer from now on.
+
+    It says nothing of what is encrypted: that is `TimerChange`.
+
+    Attributes:
+        conversation: the bare JID of the peer or the room.
+        old: the timer until now; None for none.
+        new: the timer of the messages that follow; None for none.
+        own: whether this account changed it, on whichever device.
+    """
+
+    conversation: BareJid
+    old: Seconds | None
+    new: Seconds | None
+    own: bool

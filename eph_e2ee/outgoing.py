@@ -135,7 +135,7 @@ class Outgoing:
             self._account.send(audience, parcel.message_id, parcel.sealed, parcel.clear)
             if entry is not None and not confirmed:
                 entry = self._has_left(entry, self._clock.now())
-        left_out = self._tell(parcel, audience)
+        left_out = await self._tell(parcel, audience)
         return Sent(entry, left_out)
 
     async def signal(self, recipient: BareJid, content: list[Element]) -> None:
@@ -337,11 +337,16 @@ class Outgoing:
             entry, phase=started.phase, deadline=started.deadline, delivery=Delivery.SENT
         )
 
-    def _tell(self, parcel: _Parcel, audience: Audience) -> frozenset[LeftOut]:
+    async def _tell(self, parcel: _Parcel, audience: Audience) -> frozenset[LeftOut]:
         """Tell the application of the change, and of whom it does not reach; returns these."""
         if parcel.change is not None:
             self._account.emit("ephemeral_timer_changed", parcel.change)
-        return self._warnings.tell(parcel.sealed, audience, spoken=parcel.draft.is_said)
+        return await self._warnings.tell(
+            parcel.sealed,
+            audience,
+            spoken=parcel.draft.is_said,
+            timed=parcel.timer is not None,
+        )
 
 
 def _start(vault: Transaction, left: list[tuple[int, float]]) -> None:

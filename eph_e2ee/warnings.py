@@ -1,11 +1,11 @@
 """Whom messages do not reach, or not as they should; the application hears of it once."""
 
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Final
 
-from eph_e2ee.model import BareJid, Cause, LeftOut, Legacy, Skipped, Unsupported
+from eph_e2ee.model import BareJid, Cause, DeviceId, LeftOut, Legacy, Skipped, Unsupported
 from eph_e2ee.xmpp.account import Account, Audience
-from eph_e2ee.xmpp.encrypting import Addressee
 from eph_e2ee.xmpp.sealing import Sealed
 
 __all__ = ["Warnings"]
@@ -13,9 +13,7 @@ __all__ = ["Warnings"]
 MAXIMUM_REMEMBERED: Final = 1024
 """Conversations whose last warning is remembered; the application hears of another one again."""
 
-Told = tuple[frozenset[Addressee], frozenset[LeftOut]]
-
-NOTHING: Final[Told] = (frozenset(), frozenset())
+Told = tuple[Unsupported, frozenset[LeftOut]]
 
 
 class Warnings:
@@ -31,28 +29,34 @@ class Warnings:
         self._legacy = legacy
         self._told: OrderedDict[BareJid, Told] = OrderedDict()
 
-    def tell(self, sealed: Sealed, audience: Audience, *, spoken: bool) -> frozenset[LeftOut]:
+    async def tell(
+        self, sealed: Sealed, audience: Audience, *, spoken: bool, timed: bool
+    ) -> frozenset[LeftOut]:
         """Tell what is new since the conversation's last message; returns whom this one leaves out.
 
-        A change of the timer that is `spoken` of to nobody has nothing for devices without
-        envelopes, which are no news with it.
+        A change of the timer that is not `spoken` of has nothing for devices without envelopes. A
+        message that is not `timed` has nothing for others to let go by.
         """
-        left_out = sealed.left_out if spoken else _but_legacy(sealed.left_out)
-        if not audience.complete:
-            unknown = LeftOut(audience.conversation, None, Cause.UNKNOWN_MEMBERS)
-            left_out |= {unknown}
         conversation = audience.conversation
-        legacy_before, left_out_before = self._told.get(conversation, NOTHING)
-        self._remember(conversation, (sealed.legacy, left_out))
-        if sealed.legacy and sealed.legacy != legacy_before:
-            devices = frozenset(device for _, device in sealed.legacy)
-            self._account.emit(
-                "ephemeral_unsupported",
-                Unsupported(conversation, devices, self._legacy, sealed.legacy),
-            )
+        left_out = _left_out(sealed, audience, spoken=spoken)
+        before = Unsupported(conversation, frozenset(), self._legacy)
+        before, left_out_before = self._told.get(conversation, (before, frozenset()))
+        devices = frozenset(device for _, device in sealed.legacy)
+        warning = replace(before, devices=devices, addresses=sealed.legacy)
+        if timed:
+            warning = replace(warning, ignoring=await self._ignoring(sealed, audience))
+        self._remember(conversation, (warning, left_out))
+        if warning != before and (warning.devices or warning.ignoring):
+            self._account.emit("ephemeral_unsupported", warning)
         if left_out != left_out_before:
             self._account.emit("ephemeral_skipped", Skipped(conversation, left_out))
         return left_out
+
+    async def _ignoring(self, sealed: Sealed, audience: Audience) -> frozenset[DeviceId]:
+        room = audience.conversation if audience.room else None
+        honouring = self._account.honouring
+        each = [await honouring.ignoring(jid, sealed, room=room) for jid in audience.jids]
+        return frozenset().union(*each)
 
     def _remember(self, conversation: BareJid, told: Told) -> None:
         self._told[conversation] = told
@@ -61,5 +65,8 @@ class Warnings:
             self._told.popitem(last=False)
 
 
-def _but_legacy(left_out: frozenset[LeftOut]) -> frozenset[LeftOut]:
-    return frozenset(each for each in left_out if each.cause is not Cause.LEGACY)
+def _left_out(sealed: Sealed, audience: Audience, *, spoken: bool) -> frozenset[LeftOut]:
+    left_out = {each for each in sealed.left_out if spoken or each.cause is not Cause.LEGACY}
+    if not audience.complete:
+        left_out.add(LeftOut(audience.conversation, None, Cause.UNKNOWN_MEMBERS))
+    return frozenset(left_out)

@@ -30,10 +30,11 @@ class DeviceFacts:
         listed_legacy: whether the device list of legacy OMEMO has it.
         sent_envelope: whether it has sent an omemo:2 message whose envelope we read.
         marked: whether its omemo:2 label carries our marker; see `is_marked`.
-        sent_timer: whether it has sent an `<ephemeral/>` element.
+        sent_timer: whether it has sent an `<ephemeral/>` element in an envelope.
         advertised: what disco says of `urn:xmpp:ephemeral:0`: True when every resource of the
-            account has it, False when none has, None when it is mixed or not known. Devices and
-            resources cannot be told to belong together.
+            account has it, and there are as many as devices, False when none has that is online,
+            None when it is mixed or not known. Devices and resources cannot be told to belong
+            together.
     """
 
     listed: bool = False
@@ -71,6 +72,8 @@ def _reads_sce(facts: DeviceFacts) -> Answer:
 
 
 def _honours_timers(facts: DeviceFacts) -> Answer:
-    if facts.sent_timer or facts.marked or facts.advertised:
+    if facts.sent_timer or facts.advertised:
         return Answer.YES
-    return Answer.UNKNOWN if facts.advertised is None else Answer.NO
+    if facts.advertised is False:
+        return Answer.NO  # whatever its label: an application need not enable timers
+    return Answer.YES if facts.marked else Answer.UNKNOWN

@@ -8,6 +8,7 @@ import enum
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from eph_e2ee.errors import LocalProtocolError
 from eph_e2ee.model import Seconds
@@ -24,6 +25,7 @@ __all__ = [
     "is_ephemeral",
     "parse_timer",
     "read",
+    "seconds",
     "write",
     "write_off",
     "write_opt_out",
@@ -146,6 +148,18 @@ def checked_timer(seconds: int) -> Seconds:
     if type(seconds) is not int or not 1 <= seconds <= MAX_TIMER:
         raise LocalProtocolError(f"a timer is a whole number of seconds, 1 to {MAX_TIMER}")
     return Seconds(seconds)
+
+
+def seconds(timer: timedelta) -> Seconds:
+    """A timer as the protocol has it: a whole number of seconds.
+
+    Raises:
+        LocalProtocolError: it is none, or out of range.
+    """
+    number = timer / timedelta(seconds=1)
+    if not number.is_integer():
+        raise LocalProtocolError("a timer is a whole number of seconds")
+    return checked_timer(int(number))
 
 
 def _kind(timers: list[int | None], opt_out: bool) -> Kind:  # noqa: FBT001 - a fact, no switch

@@ -24,6 +24,7 @@ from eph_e2ee.xmpp.displayed import Displayed
 from eph_e2ee.xmpp.ephemeral import XEP_0466
 from eph_e2ee.xmpp.failures import not_sent
 from eph_e2ee.xmpp.gate import Pending
+from eph_e2ee.xmpp.honouring import Honouring
 from eph_e2ee.xmpp.lifecycle import Lifecycle
 from eph_e2ee.xmpp.members import Audience, Members
 from eph_e2ee.xmpp.omemo import XEP_0384
@@ -41,8 +42,8 @@ Client = ClientXMPP
 
 Value = TypeVar("Value")
 
-NEIGHBOURS: Final = ("xep_0297", "xep_0280")
-"""Plugins of slixmpp that are enabled where the application has not: carbons, and forwarding."""
+NEIGHBOURS: Final = ("xep_0297", "xep_0280", "xep_0466")
+"""Plugins that are enabled where the application has not: carbons, forwarding, timers."""
 
 
 class Told(Protocol):
@@ -68,6 +69,7 @@ class Account:
         acks: what the server has taken.
         lifecycle: when a session begins, and when a room is entered.
         members: who belongs to the rooms that the application has joined.
+        honouring: whose devices honour timers.
     """
 
     def __init__(
@@ -78,7 +80,8 @@ class Account:
         self._added = added
         self._detached = False
         self.omemo = omemo
-        self.devices = Devices(omemo, lambda jid: self.prepare(frozenset({jid})))
+        self.honouring = Honouring(client, omemo)
+        self.devices = Devices(omemo, lambda jid: self.prepare(frozenset({jid})), self.honouring)
         self.server = ServerTime(client, lambda: self.has_session)
         self.members = Members(client)
         self.arrivals = Arrivals(client, lambda: self.bare, self.members)
@@ -99,13 +102,13 @@ class Account:
         """
         if "xep_0384" in client.plugin:
             raise LocalProtocolError("the client has an XEP-0384 plugin already: attach instead")
+        for plugin in (XEP_0420, XEP_0466, VaultOmemo):
+            register_plugin(plugin)
         added = [name for name in NEIGHBOURS if name not in client.plugin]
         for name in added:
             client.register_plugin(name)
-        for plugin in (XEP_0420, XEP_0466, VaultOmemo):
-            register_plugin(plugin)
         client.register_plugin("xep_0420")
-        client.register_plugin("xep_0466")
+        cast("XEP_0466", client.plugin.get("xep_0466", None)).encrypting = True
         client.register_plugin("xep_0384", {"storage": storage, "blind_trust": blind_trust})
         envelopes = cast("XEP_0420", client.plugin.get("xep_0420", None))
         envelopes.now = now
@@ -124,7 +127,10 @@ class Account:
         self.acks.detach()
         self.lifecycle.detach()
         self.members.detach()
-        for name in ("xep_0384", "xep_0466", "xep_0420", *reversed(self._added)):
+        timers: Any = self._client.plugin.get("xep_0466", None)
+        if timers is not None:
+            timers.encrypting = False
+        for name in ("xep_0384", "xep_0420", *reversed(self._added)):
             if name in self._client.plugin:
                 # slixmpp leaves this method without types.
                 cast("PluginManager", self._client.plugin).disable(name)  # type: ignore[no-untyped-call]

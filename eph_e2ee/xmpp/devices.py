@@ -7,6 +7,7 @@ import omemo
 from eph_e2ee.model import BareJid, DeviceId
 from eph_e2ee.protocol.capability import Answer, Capability, assess
 from eph_e2ee.xmpp.failures import not_sent
+from eph_e2ee.xmpp.honouring import Honouring
 from eph_e2ee.xmpp.omemo import XEP_0384
 
 __all__ = ["Devices"]
@@ -18,11 +19,18 @@ class Devices:
     Args:
         omemo: the running XEP-0384 plugin.
         prepare: awaited with an account whose device lists are to be at hand.
+        honouring: knows what is advertised of timers.
     """
 
-    def __init__(self, omemo: XEP_0384, prepare: Callable[[BareJid], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        omemo: XEP_0384,
+        prepare: Callable[[BareJid], Awaitable[None]],
+        honouring: Honouring,
+    ) -> None:
         self._omemo = omemo
         self._prepare = prepare
+        self._honouring = honouring
 
     async def has_readers(self, jid: BareJid) -> bool:
         """Whether an account has devices that read envelopes; of our own, others than this one.
@@ -46,4 +54,12 @@ class Devices:
             devices = await self._omemo.sessions.get_device_information(jid)
         except omemo.OMEMOException as failure:
             raise not_sent(failure) from None
-        return {DeviceId(device.device_id): assess(self._omemo.facts(device)) for device in devices}
+        own = self._omemo.own_device
+        others = sum(
+            any(dict(device.active).values()) and device.device_id != own for device in devices
+        )
+        advertised = await self._honouring.advertised(jid, devices=others)
+        return {
+            DeviceId(device.device_id): assess(self._omemo.facts(device, advertised=advertised))
+            for device in devices
+        }

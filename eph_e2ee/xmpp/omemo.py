@@ -107,7 +107,8 @@ class XEP_0384(Sealing, metaclass=ABCMeta):  # noqa: N801 -- takes the other's p
             group=group,
             sent_at=None if arrival is None else arrival.sent_at,
         )
-        await self.gate.run(lambda: self.remember_reader(unsealed.device))
+        content = envelope.content
+        await self.gate.run(lambda: self.remember_reader(unsealed.device, content))
         for element in envelope.content:
             decrypted.xml.append(element)
         return decrypted, unsealed.device

@@ -50,7 +50,9 @@ class Rooms:
     """
 
     def __init__(
-        self, client: ClientXMPP, real_jid: Callable[[BareJid, str | None], BareJid | None]
+        self,
+        client: ClientXMPP,
+        real_jid: Callable[[BareJid, str | None], BareJid | None] = lambda _room, _occupant: None,
     ) -> None:
         self._client = client
         self._real_jid = real_jid

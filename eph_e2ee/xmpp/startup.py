@@ -3,9 +3,10 @@
 import asyncio
 import logging
 from abc import ABCMeta
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar, cast
+from xml.etree.ElementTree import Element
 
 import oldmemo.migrations
 import oldmemo.oldmemo
@@ -30,6 +31,7 @@ from eph_e2ee.protocol.capability import LABEL_MARKER, Answer, DeviceFacts, asse
 from eph_e2ee.xmpp.features import Features
 from eph_e2ee.xmpp.gate import Gate
 from eph_e2ee.xmpp.parcel import MODERN, OLD
+from eph_e2ee.xmpp.proofs import READS_ENVELOPES, SENDS_TIMERS, Proofs, speaks_of_timers
 from eph_e2ee.xmpp.redaction import contained, withhold
 from eph_e2ee.xmpp.sce import XEP_0420
 from eph_e2ee.xmpp.sessions import Legacy, Modern, Sessions
@@ -44,9 +46,6 @@ NODES = {MODERN: TWOMEMO_DEVICE_LIST_NODE, OLD: OLDMEMO_DEVICE_LIST_NODE}
 
 FRESH = 60
 """Seconds for which a device list that nobody sends us updates of is good enough."""
-
-PROVEN = "/eph_e2ee/reads_sce"
-"""Where the storage keeps which devices have sent us an envelope: a list of "jid device"."""
 
 RETRY = "eph_e2ee: start OMEMO again"
 FIRST_RETRY, LONGEST_RETRY = 5, 300
@@ -77,7 +76,8 @@ class Startup(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
         self._shutdown: asyncio.Task[None] | None = None
         self._asked: dict[str, tuple[float, asyncio.Task[None]]] = {}
         self._retry_after = FIRST_RETRY
-        self._proven: set[str] = set()
+        self._readers = Proofs(READS_ENVELOPES)
+        self._timekeepers = Proofs(SENDS_TIMERS)
         self._own_device = 0
         self._archives = 0
         self._ended = False
@@ -223,7 +223,8 @@ class Startup(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
         """Learn our own device id, who reads envelopes, and tell others that we do (a label)."""
         own, _ = await sessions.get_own_device_information()
         self._own_device = own.device_id
-        self._proven = set((await self.storage.load_list(PROVEN, str)).maybe([]))
+        for proofs in (self._readers, self._timekeepers):
+            await proofs.load(self.storage)
         if own.label is None:
             await sessions.set_own_label(LABEL_MARKER)
 
@@ -313,22 +314,32 @@ class Startup(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
         reads = assess(self.facts(device)).reads_sce
         return frozenset({MODERN if reads is Answer.YES else OLD})
 
-    def facts(self, device: DeviceInformation) -> DeviceFacts:
-        """What has been seen of a device (its lists, its label, what it has sent)."""
+    def facts(self, device: DeviceInformation, *, advertised: bool | None = None) -> DeviceFacts:
+        """What has been seen of a device (its lists, its label, what it has sent, and disco)."""
         active = dict(device.active)
         return DeviceFacts(
             listed=active.get(MODERN, False),
             listed_legacy=active.get(OLD, False),
-            sent_envelope=f"{device.bare_jid} {device.device_id}" in self._proven,
+            sent_envelope=self._readers.has(device.bare_jid, device.device_id),
             marked=is_marked(device.label),
+            sent_timer=self.has_sent_timer(device.bare_jid, device.device_id),
+            advertised=advertised,
         )
 
-    async def remember_reader(self, device: DeviceInformation) -> None:
-        """Note that a device has sent an envelope that we read: it can be sent one, too."""
-        name = f"{device.bare_jid} {device.device_id}"
-        if name not in self._proven:
-            self._proven.add(name)
-            await self.storage.store(PROVEN, list[Any](sorted(self._proven)))
+    def has_sent_timer(self, jid: str, device: int) -> bool:
+        """Whether a device has ever sent a timer, or turned timers off, in an envelope."""
+        return self._timekeepers.has(jid, device)
+
+    async def remember_reader(
+        self, device: DeviceInformation, content: Sequence[Element] = ()
+    ) -> None:
+        """Note that a device has sent an envelope that we read: it can be sent one, too.
+
+        Its content may show that the device knows timers.
+        """
+        await self._readers.add(device, self.storage)
+        if speaks_of_timers(content):
+            await self._timekeepers.add(device, self.storage)
 
     @property
     def gate(self) -> Gate:

@@ -32,6 +32,8 @@ def test_a_device_reads_envelopes_only_for_a_reason(facts: DeviceFacts, answer: 
         (DeviceFacts(advertised=False), Answer.NO),
         (DeviceFacts(advertised=False, sent_timer=True), Answer.YES),
         (DeviceFacts(marked=True), Answer.YES),
+        (DeviceFacts(marked=True, advertised=False), Answer.NO),
+        (DeviceFacts(marked=True, advertised=False, sent_timer=True), Answer.YES),
     ],
 )
 def test_a_device_honours_timers_when_it_says_or_shows_so(

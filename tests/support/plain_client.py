@@ -64,6 +64,7 @@ class PlainClient:
     """
 
     client: ClientXMPP
+    plugins: ClassVar[tuple[str, ...]] = ("xep_0380", "xep_0420", "xep_0466")
 
     def __init__(self, account: Account, address: tuple[str, int], *, now: float) -> None:
         self.account = account
@@ -88,7 +89,7 @@ class PlainClient:
         Without presence the server keeps what has waited, until `become_available`.
         """
         self.client = new_client(self.account)
-        for name in ("xep_0380", "xep_0420", "xep_0466"):
+        for name in self.plugins:
             self.client.register_plugin(name)
         # The registry is global and by name: the last one registered is what a client gets.
         register_plugin(_Plugin)

@@ -17,7 +17,8 @@ from eph_e2ee.vault.ratchets import Ratchets
 from eph_e2ee.xmpp import startup
 from eph_e2ee.xmpp.account import Account
 from eph_e2ee.xmpp.parcel import MODERN, OLD
-from eph_e2ee.xmpp.startup import FIRST_RETRY, LONGEST_RETRY, PROVEN, RETRY
+from eph_e2ee.xmpp.proofs import READS_ENVELOPES
+from eph_e2ee.xmpp.startup import FIRST_RETRY, LONGEST_RETRY, RETRY
 from tests.xmpp.clients import Kept, OurPlugin, World
 from tests.xmpp.test_account import Silent
 
@@ -362,7 +363,7 @@ async def test_a_reader_of_envelopes_is_remembered(world: World) -> None:
     await plugin.remember_reader(device)
     await plugin.remember_reader(device)
     assert plugin.namespaces(device) == {MODERN}
-    assert plugin.kept.values[PROVEN] == [f"{PETER.bare} 7"]
+    assert plugin.kept.values[READS_ENVELOPES] == [f"{PETER.bare} 7"]
     again = world.client("rosa").plug(OurPlugin)
     again.kept = plugin.kept
     await again.get_session_manager()
