@@ -179,7 +179,7 @@ class Chat:
         Raises:
             NotSent: the server did not answer.
         """
-        return await self._account.capabilities(bare(jid))
+        return await self._account.devices.capabilities(bare(jid))
 
     async def history(
         self, jid: str, *, before: int | None = None, limit: int = 50

@@ -169,7 +169,7 @@ class Reading:
         own = self._account.bare
         while portion := self._reads[:PORTION]:
             try:
-                alone = not await self._account.has_readers(own)
+                alone = not await self._account.devices.has_readers(own)
             except EphemeralError:
                 return
             content = [marks.write_read(read) for read in _gathered(portion)]

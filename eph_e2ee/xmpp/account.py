@@ -2,36 +2,25 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, ClassVar, Final, Protocol, Self, TypeVar, cast
+from typing import Any, Final, Protocol, Self, TypeVar, cast
 from xml.etree.ElementTree import Element
 
 import omemo
-from omemo.session_manager import (
-    NoEligibleDevices as NobodyEligible,
-)
-from omemo.session_manager import StillUndecided, TrustDecisionFailed
+from omemo.session_manager import NoEligibleDevices as NobodyEligible
 from omemo.storage import Storage
-from omemo.types import DeviceInformation
 from slixmpp import JID, ClientXMPP
 from slixmpp.plugins.base import PluginManager, register_plugin
 
-from eph_e2ee.errors import (
-    LocalProtocolError,
-    NoEligibleDevices,
-    NotConnected,
-    NotSent,
-    Reason,
-    RemoteProtocolError,
-    TrustUndecided,
-)
+from eph_e2ee.errors import LocalProtocolError, NotConnected, Reason, RemoteProtocolError
 from eph_e2ee.model import BareJid, DeviceId, MessageId
-from eph_e2ee.protocol.capability import Answer, Capability, assess
 from eph_e2ee.protocol.envelope import Envelope
 from eph_e2ee.xmpp.acks import Acks
 from eph_e2ee.xmpp.archive import Archive
 from eph_e2ee.xmpp.arrivals import Accept, Arrivals
+from eph_e2ee.xmpp.devices import Devices
 from eph_e2ee.xmpp.displayed import Displayed
 from eph_e2ee.xmpp.ephemeral import XEP_0466
+from eph_e2ee.xmpp.failures import not_sent
 from eph_e2ee.xmpp.gate import Pending
 from eph_e2ee.xmpp.lifecycle import Lifecycle
 from eph_e2ee.xmpp.omemo import XEP_0384
@@ -40,6 +29,7 @@ from eph_e2ee.xmpp.sce import XEP_0420
 from eph_e2ee.xmpp.sealing import Sealed
 from eph_e2ee.xmpp.servertime import ServerTime
 from eph_e2ee.xmpp.stanzas import Arrival, outer_message
+from eph_e2ee.xmpp.vault_omemo import VaultOmemo
 
 __all__ = ["Account", "Client"]
 
@@ -66,6 +56,7 @@ class Account:
 
     Attributes:
         omemo: the running XEP-0384 plugin.
+        devices: what is known of the devices of accounts.
         server: asks the server for its time.
         arrivals: where messages come from.
         archive: our own archive on the server.
@@ -82,6 +73,7 @@ class Account:
         self._added = added
         self._detached = False
         self.omemo = omemo
+        self.devices = Devices(omemo, self.prepare)
         self.server = ServerTime(client, lambda: self.has_session)
         self.arrivals = Arrivals(client, lambda: self.bare)
         self.archive = Archive(client, self.arrivals, lambda: self.bare)
@@ -104,7 +96,7 @@ class Account:
         added = [name for name in NEIGHBOURS if name not in client.plugin]
         for name in added:
             client.register_plugin(name)
-        for plugin in (XEP_0420, XEP_0466, _VaultOmemo):
+        for plugin in (XEP_0420, XEP_0466, VaultOmemo):
             register_plugin(plugin)
         client.register_plugin("xep_0420")
         client.register_plugin("xep_0466")
@@ -242,7 +234,7 @@ class Account:
             if again:
                 await self.omemo.sessions.refresh_device_lists(self.bare)
         except omemo.OMEMOException as failure:
-            raise _not_sent(failure) from None
+            raise not_sent(failure) from None
 
     async def begin(
         self,
@@ -257,7 +249,7 @@ class Account:
         try:
             return await self.omemo.gate.begin(operation, work)
         except omemo.OMEMOException as failure:
-            raise _not_sent(failure) from None
+            raise not_sent(failure) from None
 
     async def begin_reading(
         self,
@@ -317,61 +309,3 @@ class Account:
             if message.namespace == OLD and clear is not None:
                 stanza.append(clear)
             stanza.send()
-
-    async def has_readers(self, jid: BareJid) -> bool:
-        """Whether an account has devices that read envelopes; of our own, others than this one.
-
-        Raises:
-            NotSent: OMEMO does not run, or the server did not answer.
-        """
-        return any(
-            capability.reads_sce is Answer.YES and device != self.device
-            for device, capability in (await self.capabilities(jid)).items()
-        )
-
-    async def capabilities(self, jid: BareJid) -> dict[DeviceId, Capability]:
-        """What each device of an account can read and do, as far as it is known.
-
-        Raises:
-            NotSent: the server did not answer.
-        """
-        await self.prepare(jid)
-        try:
-            devices: frozenset[
-                DeviceInformation
-            ] = await self.omemo.sessions.get_device_information(jid)
-        except omemo.OMEMOException as failure:
-            raise _not_sent(failure) from None
-        return {DeviceId(device.device_id): assess(self.omemo.facts(device)) for device in devices}
-
-
-class _VaultOmemo(XEP_0384):
-    """The plugin as `attach` configures it: its storage is the vault's."""
-
-    default_config: ClassVar[dict[str, Any]] = {
-        **XEP_0384.default_config,
-        "storage": None,
-        "blind_trust": True,
-    }
-
-    @property
-    def storage(self) -> Storage:
-        """The ratchets of the vault."""
-        return cast("Storage", self.config["storage"])
-
-    @property
-    def _btbv_enabled(self) -> bool:
-        return bool(self.config["blind_trust"])
-
-    async def _prompt_manual_trust(
-        self, manually_trusted: frozenset[DeviceInformation], identifier: str | None
-    ) -> None:
-        """Decide nothing: the send ends with `TrustUndecided`, and the application decides."""
-
-
-def _not_sent(failure: omemo.OMEMOException) -> NotSent:
-    if isinstance(failure, NobodyEligible):
-        return NoEligibleDevices(failure.bare_jids)
-    if isinstance(failure, StillUndecided | TrustDecisionFailed):
-        return TrustUndecided("decide on the trust of the recipient's new devices, and send again")
-    return NotSent(f"OMEMO could not encrypt ({type(failure).__name__}); send again later")

@@ -214,7 +214,7 @@ async def test_closing_while_it_is_told_loses_nothing(
         await asyncio.Event().wait()
         return True
 
-    monkeypatch.setattr(peter.chat._account, "has_readers", slow)
+    monkeypatch.setattr(peter.chat._account.devices, "has_readers", slow)
     await message.mark_read()
     async with asyncio.timeout(10):
         await asking.wait()

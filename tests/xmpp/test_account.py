@@ -203,39 +203,6 @@ async def test_a_message_goes_out_sealed(
     assert device.device_id == account.device
 
 
-async def test_what_a_device_can_read(account: Account, world: World) -> None:
-    """F40."""
-    peter = world.client("peter")
-    plugin = peter.plug(OurPlugin)
-    await peter.bind()
-    capabilities = await account.capabilities(PETER)
-    assert set(capabilities) == {plugin.own_device}
-    assert capabilities[plugin.own_device].reads_sce.name == "YES"
-    assert await account.capabilities(BareJid("anna@example.org")) == {}
-
-
-async def test_only_other_devices_of_ours_are_readers(account: Account, world: World) -> None:
-    """Nobody tells himself what he has read."""
-    await account.prepare(ROSA)
-    assert account.device != 0
-    assert not await account.has_readers(ROSA)
-    assert not await account.has_readers(PETER)
-    other = world.client("rosa")
-    other.plug(OurPlugin)
-    await other.bind()
-    peter = world.client("peter")
-    peter.plug(OurPlugin)
-    await peter.bind()
-    assert await account.has_readers(PETER)
-    assert await account.has_readers(ROSA)
-
-
-async def test_whether_there_are_readers_is_not_guessed(account: Account, world: World) -> None:
-    world.failing = {"urn:xmpp:omemo:2:bundles"}
-    with pytest.raises(NotSent):
-        await account.has_readers(ROSA)
-
-
 class Remembering(Silent):
     """Somebody who is told of messages, and takes his time."""
 

@@ -1,0 +1,20 @@
+"""python-omemo's failures in the project's own words."""
+
+import omemo
+from omemo.session_manager import (
+    NoEligibleDevices as NobodyEligible,
+)
+from omemo.session_manager import StillUndecided, TrustDecisionFailed
+
+from eph_e2ee.errors import NoEligibleDevices, NotSent, TrustUndecided
+
+__all__ = ["not_sent"]
+
+
+def not_sent(failure: omemo.OMEMOException) -> NotSent:
+    """The error that a failure of python-omemo's is told as; it holds none of its text."""
+    if isinstance(failure, NobodyEligible):
+        return NoEligibleDevices(failure.bare_jids)
+    if isinstance(failure, StillUndecided | TrustDecisionFailed):
+        return TrustUndecided("decide on the trust of the recipient's new devices, and send again")
+    return NotSent(f"OMEMO could not encrypt ({type(failure).__name__}); send again later")
