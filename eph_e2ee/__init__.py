@@ -25,15 +25,18 @@ from eph_e2ee.model import (
     Erasure,
     Expired,
     Legacy,
+    NewDevice,
     Phase,
     Rejection,
     TimerChange,
+    Trust,
     Unsupported,
 )
 from eph_e2ee.vault.keyringkey import KeyringRootKey
 from eph_e2ee.vault.passphrase import PassphraseRootKey
 from eph_e2ee.vault.primitives import Cost
 from eph_e2ee.vault.rootkey import FileRootKey, MemoryRootKey
+from eph_e2ee.xmpp.devices import Device
 from eph_e2ee.xmpp.ephemeral import XEP_0466
 from eph_e2ee.xmpp.omemo import XEP_0384
 from eph_e2ee.xmpp.sce import XEP_0420
@@ -50,6 +53,7 @@ __all__ = [
     "Cost",
     "Delivered",
     "Delivery",
+    "Device",
     "Direction",
     "EphemeralError",
     "Erasure",
@@ -61,6 +65,7 @@ __all__ = [
     "LocalProtocolError",
     "MemoryRootKey",
     "Message",
+    "NewDevice",
     "NoEligibleDevices",
     "NotConnected",
     "NotSent",
@@ -71,6 +76,7 @@ __all__ = [
     "RemoteError",
     "RemoteProtocolError",
     "TimerChange",
+    "Trust",
     "TrustUndecided",
     "Unsupported",
     "VaultError",

@@ -11,6 +11,7 @@ Events, in slixmpp's manner, each with one value:
     ephemeral_delivery       `model.Delivered`: how far a message of ours came
     ephemeral_catch_up       `model.CatchUp`: how far the archive has been read
     ephemeral_unsupported    `model.Unsupported`: devices that a message did not reach
+    ephemeral_new_device     `model.NewDevice`: somebody of whom a device is trusted has a new one
     ephemeral_rejected       `model.Rejection`: something arrived that was not taken
 """
 
@@ -39,6 +40,7 @@ from eph_e2ee.model import (
     Legacy,
     Phase,
     Seconds,
+    Trust,
 )
 from eph_e2ee.notices import Notices
 from eph_e2ee.outgoing import Outgoing
@@ -49,6 +51,7 @@ from eph_e2ee.reading import Reading
 from eph_e2ee.vault.archive import Transaction
 from eph_e2ee.vault.vault import Vault
 from eph_e2ee.xmpp.account import Account
+from eph_e2ee.xmpp.devices import Device
 from eph_e2ee.xmpp.stanzas import bare
 
 __all__ = ["Chat", "Options", "seconds"]
@@ -180,6 +183,33 @@ class Chat:
             NotSent: the server did not answer.
         """
         return await self._account.devices.capabilities(bare(jid))
+
+    async def devices(self, jid: str) -> list[Device]:
+        """Every device of an account whose key is known, also inactive ones, by their ids.
+
+        Our own account's, too; `Device.fingerprint` is what people compare.
+
+        Raises:
+            NotSent: the server did not answer.
+        """
+        return await self._account.devices.known(bare(jid))
+
+    async def trust(self, jid: str, device: DeviceId | int, level: Trust | str) -> None:
+        """Decide on a device's key, after its fingerprint was compared, or take a decision back.
+
+        Another device of the account with the same key shares it.
+
+        Args:
+            jid: its account, perhaps our own.
+            device: its id, as `devices` gives it.
+            level: "trusted", "distrusted": it gets nothing any more; or "undecided".
+
+        Raises:
+            LocalProtocolError: there is no such device, it is this one, or another level.
+            NotSent: OMEMO does not run.
+            VaultError: nothing was changed.
+        """
+        await self._account.devices.trust(bare(jid), DeviceId(device), level)
 
     async def history(
         self, jid: str, *, before: int | None = None, limit: int = 50

@@ -23,6 +23,7 @@ from eph_e2ee.model import (
     Phase,
     Seconds,
     TimerChange,
+    Trust,
 )
 from eph_e2ee.protocol import agreement, ephemeral, lifetime, marks, setting, xml
 from eph_e2ee.protocol.agreement import Agreement, Speech
@@ -52,6 +53,7 @@ class Letter:
         peer: the conversation that it belongs to.
         own: whether another device of this account has sent it.
         namespace: the OMEMO namespace that it came in.
+        trust: how far the sending device is trusted.
         replay_ids: what a second delivery is known by.
         message: what the archive takes; None where there is nothing to keep.
         setting: the conversation's setting, as `Conversations.change` gave it.
@@ -66,6 +68,7 @@ class Letter:
     peer: BareJid
     own: bool
     namespace: str
+    trust: Trust
     replay_ids: tuple[str, ...] = field(repr=False)
     message: NewMessage | None = None
     setting: str | None = field(default=None, repr=False)
@@ -74,6 +77,11 @@ class Letter:
     sent_at: float = 0.0
     findings: tuple[Finding, ...] = ()
     rejected: Reason | None = None
+
+    @property
+    def believed(self) -> bool:
+        """Whether it changes anything beside itself: what a distrusted device says does not."""
+        return self.trust is not Trust.DISTRUSTED
 
 
 class Letters:
@@ -122,7 +130,12 @@ class Letters:
             raise RemoteProtocolError(Reason.UNKNOWN_SENDER)  # a room that shows no real JIDs
         unsealed = await self._account.unseal(arrival)
         letter = Letter(
-            arrival, self.peer(arrival), self.is_own(arrival), unsealed.namespace, replay_ids
+            arrival,
+            self.peer(arrival),
+            self.is_own(arrival),
+            unsealed.namespace,
+            await self._account.devices.standing(unsealed.device),
+            replay_ids,
         )
         if unsealed.plaintext is None:
             return letter  # an empty message: it turned the ratchet, that was all
@@ -147,15 +160,15 @@ class Letters:
         envelope = self._account.open(plaintext, arrival=arrival, to=to)
         await self._account.omemo.remember_reader(unsealed.device)
         claimed = envelope.affixes.time or arrival.sent_at
-        letter = replace(
-            letter, sent_at=self._never_later(claimed), marks=marks.read(envelope.content)
-        )
+        marked = marks.read(envelope.content) if letter.believed else Marks()
+        letter = replace(letter, sent_at=self._never_later(claimed), marks=marked)
         announcement = ephemeral.read(envelope.content)
         body, elements = _taken_apart(envelope.content)
         stated, malformed = setting.read(envelope.content)
         after, change = before, None
         # Receipts and the like are no part of the agreement: they never carry a timer.
-        if body is not None or announcement.kind is not Kind.ABSENT or stated is not None:
+        spoken = body is not None or announcement.kind is not Kind.ABSENT or stated is not None
+        if spoken and letter.believed:
             speech = self._speech(letter, unsealed, announcement, claimed)
             speech = replace(speech, setting=stated)
             after, change = agreement.receive(before, speech, now=self._clock.now())
@@ -227,6 +240,7 @@ class Letters:
                 sent_at=letter.sent_at,
                 archive_id=letter.arrival.archive_id,
                 wants_marker=letter.marks.wants_marker,
+                trust=letter.trust,
             ),
             replay_ids=letter.replay_ids,
         )

@@ -18,6 +18,7 @@ from eph_e2ee.model import (
     Phase,
     Seconds,
     TimerChange,
+    Trust,
 )
 from eph_e2ee.protocol import xml
 from eph_e2ee.protocol.envelope import Finding
@@ -111,6 +112,14 @@ class Message:
     def device(self) -> DeviceId | None:
         """The sending device; None for a tombstone."""
         return None if self._entry.content is None else self._entry.content.device
+
+    @property
+    def trust(self) -> Trust | None:
+        """How far its device was trusted when it arrived; None for a tombstone and one of ours.
+
+        `UNDECIDED` and `DISTRUSTED` are to be shown as such.
+        """
+        return None if self._entry.content is None else self._entry.content.trust
 
     @property
     def message_id(self) -> MessageId | None:

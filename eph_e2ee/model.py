@@ -21,12 +21,15 @@ __all__ = [
     "LeftOut",
     "Legacy",
     "MessageId",
+    "NewDevice",
     "Phase",
     "Rejection",
     "Seconds",
     "Skipped",
     "TimerChange",
+    "Trust",
     "Unsupported",
+    "Untrusted",
 ]
 
 BareJid = NewType("BareJid", str)
@@ -65,6 +68,29 @@ class Delivery(enum.Enum):
     FAILED = "failed"
 
 
+class Trust(enum.Enum):
+    """How far a device is trusted; it belongs to the device's identity key, and to its account.
+
+    `TRUSTED`, `DISTRUSTED`: somebody has decided so. `BLINDLY_TRUSTED`: nobody has, and under blind
+    trust before verification nobody need. `UNDECIDED`: somebody has to decide first.
+    """
+
+    TRUSTED = "trusted"
+    BLINDLY_TRUSTED = "blindly trusted"
+    UNDECIDED = "undecided"
+    DISTRUSTED = "distrusted"
+
+
+class Untrusted(enum.Enum):
+    """What becomes of messages whose device is distrusted, or not decided on.
+
+    `DELIVER`: they are delivered, and `Message.trust` says so. `WITHHOLD`: nobody sees them.
+    """
+
+    DELIVER = "deliver"
+    WITHHOLD = "withhold"
+
+
 class Phase(enum.Enum):
     """Where a message stands in its life; `protocol.lifetime` holds the table."""
 
@@ -100,6 +126,7 @@ class Content:
         archive_id: the id that our server's archive gave it (XEP-0359); None where it gave none.
         change: the change of the timer that this line of the history tells of; None for a message.
         wants_marker: whether its sender wants to know when it is displayed (XEP-0333).
+        trust: how far the sending device was trusted when it arrived; None for one of ours.
     """
 
     body: str | None = field(repr=False)
@@ -111,6 +138,7 @@ class Content:
     archive_id: str | None = None
     change: "TimerChange | None" = None
     wants_marker: bool = False
+    trust: Trust | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +260,23 @@ class Rejection:
     reason: Reason
     sender: BareJid
     message_id: MessageId
+
+
+@dataclass(frozen=True, slots=True)
+class NewDevice:
+    """Event `ephemeral_new_device`: an account that has a trusted device has one more.
+
+    It is told once. The device gets nothing before it is trusted, by hand as the other one was.
+
+    Attributes:
+        jid: the bare JID of the account, perhaps our own.
+        device: the id of the device.
+        fingerprint: as `Device.fingerprint`; None while its keys are not known.
+    """
+
+    jid: BareJid
+    device: DeviceId
+    fingerprint: str | None
 
 
 class Legacy(enum.Enum):

@@ -119,7 +119,8 @@ class Outgoing:
     async def signal(self, recipient: BareJid, content: list[Element]) -> None:
         """Send what is for clients alone, in an envelope: no copy, no timer, nothing in clear.
 
-        Devices that read no envelopes get nothing. Canceling it is safe.
+        Devices that read no envelopes get nothing, and nobody is asked to decide on others.
+        Canceling it is safe.
 
         Raises:
             NotSent: nothing left.
@@ -129,7 +130,8 @@ class Outgoing:
         await self._account.prepare(recipient)
         envelope = self._account.build(content, to=recipient)
         pending = await self._account.begin(
-            lambda: self._account.seal_if_read(recipient, envelope), lambda _: lambda _: None
+            lambda: self._account.seal_if_read(recipient, envelope, asking=False),
+            lambda _: lambda _: None,
         )
         await pending.finish()
         self._account.send(recipient, self._account.new_id(), pending.value, None)

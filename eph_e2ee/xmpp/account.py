@@ -12,11 +12,12 @@ from slixmpp import JID, ClientXMPP
 from slixmpp.plugins.base import PluginManager, register_plugin
 
 from eph_e2ee.errors import LocalProtocolError, NotConnected, Reason, RemoteProtocolError
-from eph_e2ee.model import BareJid, DeviceId, MessageId
+from eph_e2ee.model import BareJid, DeviceId, MessageId, Untrusted
 from eph_e2ee.protocol.envelope import Envelope
 from eph_e2ee.xmpp.acks import Acks
 from eph_e2ee.xmpp.archive import Archive
 from eph_e2ee.xmpp.arrivals import Accept, Arrivals
+from eph_e2ee.xmpp.deciding import Decide
 from eph_e2ee.xmpp.devices import Devices
 from eph_e2ee.xmpp.displayed import Displayed
 from eph_e2ee.xmpp.ephemeral import XEP_0466
@@ -29,7 +30,7 @@ from eph_e2ee.xmpp.sce import XEP_0420
 from eph_e2ee.xmpp.sealing import Sealed
 from eph_e2ee.xmpp.servertime import ServerTime
 from eph_e2ee.xmpp.stanzas import Arrival, outer_message
-from eph_e2ee.xmpp.vault_omemo import VaultOmemo
+from eph_e2ee.xmpp.vault_omemo import UNASKED, VaultOmemo
 
 __all__ = ["Account", "Client"]
 
@@ -84,9 +85,24 @@ class Account:
 
     @classmethod
     def attached(
-        cls, client: Client, storage: Storage, *, blind_trust: bool, now: Callable[[], float]
+        cls,
+        client: Client,
+        storage: Storage,
+        *,
+        blind_trust: bool,
+        now: Callable[[], float],
+        decide: Decide | None = None,
+        untrusted: Untrusted = Untrusted.DELIVER,
     ) -> Self:
         """Enable the three plugins on a client that has no XEP-0384 yet.
+
+        Args:
+            client: of slixmpp.
+            storage: where OMEMO keeps its keys.
+            blind_trust: whether devices are trusted blindly before anybody decides.
+            now: the time by which envelopes are checked, in seconds since the epoch.
+            decide: has people decide on devices; None decides nothing.
+            untrusted: what becomes of messages from devices that are not trusted.
 
         Raises:
             LocalProtocolError: it has one; two would answer each message twice.
@@ -100,7 +116,8 @@ class Account:
             register_plugin(plugin)
         client.register_plugin("xep_0420")
         client.register_plugin("xep_0466")
-        client.register_plugin("xep_0384", {"storage": storage, "blind_trust": blind_trust})
+        trust = {"blind_trust": blind_trust, "decide": decide, "untrusted": untrusted}
+        client.register_plugin("xep_0384", {"storage": storage, **trust})
         envelopes = cast("XEP_0420", client.plugin.get("xep_0420", None))
         envelopes.now = now
         encryption = cast("XEP_0384", client.plugin.get("xep_0384", None))
@@ -276,19 +293,25 @@ class Account:
         """
         return self._envelopes.build(content, to=to)
 
-    async def seal(self, recipient: BareJid, envelope: bytes, body: str | None) -> Sealed:
+    async def seal(
+        self, recipient: BareJid, envelope: bytes, body: str | None, *, asking: bool = True
+    ) -> Sealed:
         """Encrypt an envelope for every device that reads envelopes, a body for the others.
 
-        Without a body the others get nothing. Only inside of an operation.
+        Without a body the others get nothing. Only inside of an operation. Without `asking` nobody
+        is asked to decide on devices, and nothing waits.
         """
         plaintexts = {MODERN: envelope} if body is None else {MODERN: envelope, OLD: body.encode()}
-        return await self.omemo.seal(frozenset({recipient}), plaintexts)
+        identifier = None if asking else UNASKED
+        return await self.omemo.seal(frozenset({recipient}), plaintexts, identifier)
 
-    async def seal_if_read(self, recipient: BareJid, envelope: bytes) -> Sealed:
+    async def seal_if_read(
+        self, recipient: BareJid, envelope: bytes, *, asking: bool = True
+    ) -> Sealed:
         """Do the same for what only concerns devices that read envelopes; there may be none."""
         recipients = frozenset({recipient})
         try:
-            return await self.seal(recipient, envelope, None)
+            return await self.seal(recipient, envelope, None, asking=asking)
         except NobodyEligible:
             legacy = await self.omemo.legacy_devices(recipients)
             if not legacy:

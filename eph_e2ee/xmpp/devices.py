@@ -1,15 +1,52 @@
-"""The devices of accounts: what each can read."""
+"""The devices of accounts: what each can read, and how far it is trusted."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 import omemo
+from omemo.types import DeviceInformation
 
-from eph_e2ee.model import BareJid, DeviceId
+from eph_e2ee.errors import LocalProtocolError
+from eph_e2ee.model import BareJid, DeviceId, Trust
 from eph_e2ee.protocol.capability import Answer, Capability, assess
 from eph_e2ee.xmpp.failures import not_sent
 from eph_e2ee.xmpp.omemo import XEP_0384
+from eph_e2ee.xmpp.trust import LEVELS, grouped
 
-__all__ = ["Devices"]
+__all__ = ["Device", "Devices", "described"]
+
+SETTABLE = (Trust.TRUSTED, Trust.DISTRUSTED, Trust.UNDECIDED)
+"""What people can say of a device; blindly nobody trusts by saying so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What is known of a device of an account.
+
+    Attributes:
+        jid: the bare JID of the account.
+        device: its id.
+        fingerprint: of its identity key, to be compared with what the device itself shows: eight
+            groups of eight lower-case hexadecimal digits with a space between them.
+        trust: the level that its key has. Under blind trust before verification an `UNDECIDED` one
+            is trusted blindly with the next message, unless somebody has decided on another device
+            of the account.
+        label: what its owner has named it, in omemo:2 alone; None where it has no name.
+        active: whether a device list has it still; one that none has gets nothing.
+        own: whether it is one of our own account.
+        here: whether it is this very device.
+        capability: what it can read and do, as far as that is known.
+    """
+
+    jid: BareJid
+    device: DeviceId
+    fingerprint: str
+    trust: Trust
+    label: str | None
+    active: bool
+    own: bool
+    here: bool
+    capability: Capability
 
 
 class Devices:
@@ -41,9 +78,89 @@ class Devices:
         Raises:
             NotSent: the server did not answer.
         """
-        await self._prepare(jid)
+        devices = await self._known(jid)
+        return {DeviceId(device.device_id): assess(self._omemo.facts(device)) for device in devices}
+
+    async def known(self, jid: BareJid) -> list[Device]:
+        """Every device of an account whose key is known, in the order of their ids.
+
+        Raises:
+            NotSent: the server did not answer.
+        """
+        return described(self._omemo, await self._known(jid))
+
+    async def trust(self, jid: BareJid, device: DeviceId, level: Trust | str) -> None:
+        """Set how far the key of a device is trusted; committed when it returns.
+
+        Canceling it is safe: it is done wholly, or not at all.
+
+        Raises:
+            LocalProtocolError: there is no such device, it is this one, or nobody can say so.
+            NotSent: OMEMO does not run.
+            VaultError: nothing was written.
+        """
+        wanted = _settable(level)
         try:
-            devices = await self._omemo.sessions.get_device_information(jid)
+            await self._omemo.get_session_manager()
+            await self._omemo.gate.run(lambda: self._set(jid, device, wanted))
         except omemo.OMEMOException as failure:
             raise not_sent(failure) from None
-        return {DeviceId(device.device_id): assess(self._omemo.facts(device)) for device in devices}
+
+    async def standing(self, device: DeviceInformation) -> Trust:
+        """How far a device that has sent us something is trusted; only inside of an operation."""
+        return await self._omemo.sessions.standing(device)
+
+    async def _known(self, jid: BareJid) -> frozenset[DeviceInformation]:
+        await self._prepare(jid)
+        try:
+            return await self._omemo.sessions.get_device_information(jid)
+        except omemo.OMEMOException as failure:
+            raise not_sent(failure) from None
+
+    async def _set(self, jid: BareJid, device: DeviceId, level: Trust) -> None:
+        sessions = self._omemo.sessions
+        if (jid, device) == (self._omemo.xmpp.boundjid.bare, self._omemo.own_device):
+            raise LocalProtocolError("this is the device itself, which need not be trusted")
+        for known in await sessions.get_device_information(jid):
+            if known.device_id == device:
+                await sessions.set_trust(jid, known.identity_key, LEVELS[level].name)
+                return
+        raise LocalProtocolError("no such device is known: see `Chat.devices`")
+
+
+def described(omemo: XEP_0384, devices: frozenset[DeviceInformation]) -> list[Device]:
+    """Devices as people are shown them, in the order of their ids.
+
+    One whose key is no key is left out: nothing can ever be encrypted for it.
+    """
+    made = (_described(omemo, device) for device in devices)
+    return sorted((device for device in made if device), key=lambda each: (each.jid, each.device))
+
+
+def _described(omemo: XEP_0384, device: DeviceInformation) -> Device | None:
+    fingerprint = grouped(device.identity_key)
+    if fingerprint is None:
+        return None
+    own = device.bare_jid == omemo.xmpp.boundjid.bare
+    here = own and device.device_id == omemo.own_device
+    return Device(
+        jid=BareJid(device.bare_jid),
+        device=DeviceId(device.device_id),
+        fingerprint=fingerprint,
+        trust=Trust.TRUSTED if here else omemo.sessions.counted(device),
+        label=device.label,
+        active=any(active for _, active in device.active),
+        own=own,
+        here=here,
+        capability=assess(omemo.facts(device)),
+    )
+
+
+def _settable(level: Trust | str) -> Trust:
+    try:
+        wanted = Trust(level)
+    except ValueError:
+        wanted = Trust.BLINDLY_TRUSTED
+    if wanted not in SETTABLE:
+        raise LocalProtocolError('a device is "trusted", "distrusted" or "undecided"')
+    return wanted

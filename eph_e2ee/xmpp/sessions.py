@@ -15,6 +15,7 @@ from slixmpp_omemo.base_session_manager import BaseSessionManager
 
 from eph_e2ee.xmpp import crossing
 from eph_e2ee.xmpp.gate import Absent, Gate
+from eph_e2ee.xmpp.trust import Trusting, forget_downloads, question, unasked
 
 __all__ = ["Legacy", "Modern", "Router", "Sessions"]
 
@@ -44,17 +45,15 @@ def _alone(method: Method) -> Method:
     return cast("Method", guarded)
 
 
-class Sessions(BaseSessionManager):
+class Sessions(Trusting):
     """What stands between python-omemo's session manager and slixmpp-omemo's part of it.
 
     `startup.Startup` derives one class per client from this and slixmpp-omemo's own, since
     python-omemo makes the instance itself and passes nothing on.
     """
 
-    gate: ClassVar[Gate]
     backends: ClassVar[dict[str, Backend]]
     router: ClassVar[Router]
-    own_bare_jid: ClassVar[str]
     network: ClassVar[type[BaseSessionManager]]
 
     STALENESS_MAGIC_NUMBER = 2**31
@@ -117,7 +116,7 @@ class Sessions(BaseSessionManager):
         for counted in waiting:
             await self._answer(*counted)
 
-    update_device_list = _alone(BaseSessionManager.update_device_list)
+    update_device_list = _alone(Trusting.update_device_list)
     refresh_device_list = _alone(BaseSessionManager.refresh_device_list)
     refresh_device_lists = _alone(BaseSessionManager.refresh_device_lists)
     clear_device_lists = _alone(BaseSessionManager.clear_device_lists)
@@ -163,8 +162,6 @@ class Sessions(BaseSessionManager):
         session = await backend.load_session(bare_jid, device_id)
         if session is None:
             return
-        # Private, but asking for it in public would look up every device of ours.
-        own: int = self._SessionManager__own_device_id  # type: ignore[attr-defined]
         content, plain_key = await backend.encrypt_empty()
         key = await backend.encrypt_key_material(session, plain_key)
         await backend.store_session(session)
@@ -174,7 +171,7 @@ class Sessions(BaseSessionManager):
             omemo.Message(
                 backend.namespace,
                 self.own_bare_jid,
-                own,
+                self.here,
                 content,
                 frozenset({(key, exchange)}),
             ),
@@ -201,11 +198,20 @@ class Sessions(BaseSessionManager):
     async def _prompt_manual_trust(
         self, manually_trusted: frozenset[DeviceInformation], identifier: str | None
     ) -> None:
-        """Ask without the lock: people take their time, and may answer from another task."""
-        await self._fetched(
-            ("trust", manually_trusted),
-            lambda: self.network._prompt_manual_trust(self, manually_trusted, identifier),
-        )
+        """Ask without the lock: people take their time, and may answer from another task.
+
+        Whatever they answer, nobody is asked twice about one key for one message.
+        """
+        unit = self.gate.unit
+        devices = manually_trusted if unit is None else unasked(unit, manually_trusted)
+
+        async def ask() -> None:
+            await self.network._prompt_manual_trust(self, devices, identifier)
+            if unit is not None:
+                forget_downloads(unit)
+
+        if devices:
+            await self._fetched(question(devices), ask)
 
     # -- the network, outside the lock and after the commit ------------------------------------
     # python-omemo declares these hooks static, and calls them on the instance: hence the ignored
@@ -269,6 +275,8 @@ class Sessions(BaseSessionManager):
             await self.network._send_message(message, bare_jid)
             return
         devices = frozenset(key.device_id for key, _ in message.keys)
+        if await self.is_distrusted(bare_jid, devices):
+            return  # not even an answer: to the device it is a message that it skips
         unit.messages[message.namespace, bare_jid, devices] = lambda: self.network._send_message(
             message, bare_jid
         )
