@@ -58,11 +58,13 @@ def attach(  # noqa: PLR0913 -- all but one by name, and all but two have a defa
             has to be.
         decide: awaited with the devices that have to be decided on, before a message leaves them
             out; it calls `Chat.trust`, and may take as long as people do. Only messages that are
-            for these devices wait, and all for one call. Whatever it does not decide, or raises,
-            the devices stay undecided. A message that it sends itself does not wait for it.
+            for these devices wait, and all for one call. What it leaves undecided, whatever it
+            raises, is left out, and asked again for the next message. A message that it sends
+            itself does not wait for it.
         untrusted: what becomes of messages from devices that are distrusted or have to be decided
             on: marked by `Message.trust` ("deliver"), or not shown and not believed ("withhold").
-            Those of undecided devices are kept, and come once `Chat.trust` says "trusted".
+            Those of undecided devices wait in the vault, the first 64 of an account, and come once
+            `Chat.trust` says "trusted"; see `model.Untrusted`.
         legacy: what devices get that have legacy OMEMO, which has no place for a timer: the text
             with the timer in clear ("deliver"), the text alone ("omit"), nothing ("refuse").
         root_key: where the vault's root key is kept; by default a file in the vault.

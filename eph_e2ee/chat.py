@@ -32,6 +32,7 @@ from eph_e2ee.incoming import Incoming, Received
 from eph_e2ee.letters import Letters
 from eph_e2ee.message import Message, delta
 from eph_e2ee.model import (
+    BareJid,
     Content,
     DeviceId,
     Entry,
@@ -50,6 +51,7 @@ from eph_e2ee.protocol.ephemeral import checked_timer
 from eph_e2ee.reading import Reading
 from eph_e2ee.vault.archive import Transaction
 from eph_e2ee.vault.vault import Vault
+from eph_e2ee.withheld import Withheld
 from eph_e2ee.xmpp.account import Account
 from eph_e2ee.xmpp.devices import Device
 from eph_e2ee.xmpp.stanzas import bare
@@ -99,6 +101,7 @@ class Chat:
         notices.on_bounced = self._outgoing.came_back
         self._incoming = Incoming(account, vault, self._conversations, letters, notices)
         self._incoming.on_message = self._deliver
+        self._withheld = Withheld(account, vault, self._incoming, clock, options.unread_cap)
         self._reading = Reading(
             account,
             vault,
@@ -110,7 +113,8 @@ class Chat:
         self._reading.backlog = lambda: self._catching_up.own
         gathering = (self._outgoing, self._catching_up)
         self._expiry = Expiry(vault, gathering, clock, self._expired, account.server)
-        self._tasks = [account.start(self._expiry.run()), account.start(self._reading.run())]
+        lasting = (self._expiry.run(), self._reading.run(), self._withheld.begin())
+        self._tasks = [account.start(each) for each in lasting]
         account.lifecycle.on_session = self._session_begun
         if options.catch_up:
             account.lifecycle.on_joined = self._catching_up.joined
@@ -197,7 +201,8 @@ class Chat:
     async def trust(self, jid: str, device: DeviceId | int, level: Trust | str) -> None:
         """Decide on a device's key, after its fingerprint was compared, or take a decision back.
 
-        Another device of the account with the same key shares it.
+        Another device of the account with the same key shares it. What was withheld of a device
+        that is trusted now is opened, in its order.
 
         Args:
             jid: its account, perhaps our own.
@@ -207,9 +212,11 @@ class Chat:
         Raises:
             LocalProtocolError: there is no such device, it is this one, or another level.
             NotSent: OMEMO does not run.
-            VaultError: nothing was changed.
+            VaultError: nothing was changed; or what was withheld could not be opened, and waits.
         """
-        await self._account.devices.trust(bare(jid), DeviceId(device), level)
+        account = bare(jid)
+        await self._account.devices.trust(account, DeviceId(device), level)
+        await self._withheld.reopen(account)
 
     async def history(
         self, jid: str, *, before: int | None = None, limit: int = 50
@@ -275,7 +282,7 @@ class Chat:
             await self._vault.transact(lambda vault: vault.erase(number))
         else:
             peer = bare(what)
-            await self._vault.transact(lambda vault: vault.erase_conversation(peer))
+            await self._vault.transact(lambda vault: _erased(vault, peer))
         return await self._expiry.settle()
 
     async def close(self) -> Erasure:
@@ -342,6 +349,11 @@ class Chat:
 
     def _expired(self, expired: Expired) -> None:
         self._account.emit("ephemeral_expired", expired)
+
+
+def _erased(vault: Transaction, peer: BareJid) -> None:
+    vault.erase_conversation(peer)
+    Withheld.forget(vault, peer)
 
 
 def seconds(timer: timedelta) -> Seconds:

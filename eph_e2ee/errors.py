@@ -144,7 +144,7 @@ class Reason(enum.Enum):
     NOT_FOR_THIS_DEVICE = "not encrypted to this device"
     UNKNOWN_SENDER = "the sending device is not in the sender's device list"
     DISTRUSTED = "the sending device is distrusted"
-    UNDECIDED = "nobody has decided whether to trust the sending device: it is withheld until then"
+    UNDECIDED = "nobody has decided whether to trust the sending device"
     MALFORMED_OMEMO = "not an OMEMO element"
     MALFORMED_BODY = "text that is not UTF-8"
     NOT_STORED = "the vault refused it here; nothing is lost: the server's archive still has it"

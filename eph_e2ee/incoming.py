@@ -89,6 +89,7 @@ class Incoming:
 
     Attributes:
         on_message: called with each message that was kept.
+        on_withheld: called in the commit with what came from devices that nobody has decided on.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class Incoming:
         self._held: set[BareJid] = set()
         self._released = asyncio.Event()
         self.on_message: Callable[[Received], None] = lambda _: None
+        self.on_withheld: Callable[[Transaction, list[Arrival]], None] = lambda *_: None
         self._seen: dict[BareJid, Seen] = {}
 
     def accept(self, arrival: Arrival) -> None:
@@ -272,6 +274,7 @@ class Incoming:
         """What is written of many letters, in one transaction."""
         letters = [outcome for outcome in outcomes if isinstance(outcome, Letter)]
         settings = {letter.peer: letter.setting for letter in letters if letter.setting}
+        withheld = [letter.arrival for letter in letters if letter.waits]
 
         def work(vault: Transaction) -> _Filed:
             waiting = Waiting(vault)
@@ -282,6 +285,8 @@ class Incoming:
                 each for letter in letters for each in self._notices.applied(vault, letter, waiting)
             ]
             waiting.write()
+            if withheld:
+                self.on_withheld(vault, withheld)
             if write is not None:
                 write(vault)
             return _Filed(

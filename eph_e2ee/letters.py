@@ -52,16 +52,16 @@ class Letter:
         arrival: what arrived.
         peer: the conversation that it belongs to.
         own: whether another device of this account has sent it.
-        namespace: the OMEMO namespace that it came in.
+        namespace: the OMEMO namespace that it came in; empty where it was not opened.
         trust: how far the sending device is trusted.
-        replay_ids: what a second delivery is known by.
+        replay_ids: what a second delivery is known by; none where it was not opened.
         message: what the archive takes; None where there is nothing to keep.
         setting: the conversation's setting, as `Conversations.change` gave it.
         change: the change of the timer, to be told.
         marks: what it tells about other messages.
         sent_at: when it was sent, in seconds since the epoch; never in the future.
         findings: what was accepted in it although it is not as it should be.
-        rejected: why nothing of it is taken. Its key is spent all the same.
+        rejected: why nothing of it is taken. Its key is spent all the same, unless it `waits`.
     """
 
     arrival: Arrival = field(repr=False)
@@ -69,7 +69,7 @@ class Letter:
     own: bool
     namespace: str
     trust: Trust
-    replay_ids: tuple[str, ...] = field(repr=False)
+    replay_ids: tuple[str, ...] = field(default=(), repr=False)
     message: NewMessage | None = None
     setting: str | None = field(default=None, repr=False)
     change: TimerChange | None = None
@@ -77,6 +77,11 @@ class Letter:
     sent_at: float = 0.0
     findings: tuple[Finding, ...] = ()
     rejected: Reason | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is to be opened later: nobody has decided on its device."""
+        return self.rejected is Reason.UNDECIDED
 
     @property
     def believed(self) -> bool:
@@ -128,7 +133,14 @@ class Letters:
         before = await self._before(self.peer(arrival))
         if arrival.sender == arrival.room:
             raise RemoteProtocolError(Reason.UNKNOWN_SENDER)  # a room that shows no real JIDs
-        unsealed = await self._account.unseal(arrival)
+        try:
+            unsealed = await self._account.unseal(arrival)
+        except RemoteProtocolError as error:
+            if error.reason is not Reason.UNDECIDED:
+                raise
+            # No failure: what was learnt of the device on the way is kept, to decide on it.
+            waits = Letter(arrival, self.peer(arrival), self.is_own(arrival), "", Trust.UNDECIDED)
+            return replace(waits, rejected=error.reason)
         letter = Letter(
             arrival,
             self.peer(arrival),

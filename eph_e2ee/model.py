@@ -84,7 +84,9 @@ class Trust(enum.Enum):
 class Untrusted(enum.Enum):
     """What becomes of messages whose device is distrusted, or not decided on.
 
-    `DELIVER`: they are delivered, and `Message.trust` says so. `WITHHOLD`: nobody sees them.
+    `DELIVER`: they are delivered, and `Message.trust` says so; what else a distrusted device says,
+    of timers or of other messages, is not believed. `WITHHOLD`: nobody sees them. Those of devices
+    still to be decided on wait, unopened; those of distrusted ones are lost for this device.
     """
 
     DELIVER = "deliver"
@@ -271,7 +273,8 @@ class NewDevice:
     Attributes:
         jid: the bare JID of the account, perhaps our own.
         device: the id of the device.
-        fingerprint: as `Device.fingerprint`; None while its keys are not known.
+        fingerprint: as `Device.fingerprint`; None while its keys are not known, which are fetched
+            when they are needed: by `Chat.devices`, say.
     """
 
     jid: BareJid

@@ -29,7 +29,7 @@ FLOORS = [
     {"notices"},
     {"incoming", "outgoing", "expiry"},
     {"backlog"},
-    {"reading", "catchup"},
+    {"reading", "catchup", "withheld"},
     {"message"},
     {"chat"},
     {"attaching"},

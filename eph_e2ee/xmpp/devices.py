@@ -106,6 +106,30 @@ class Devices:
         except omemo.OMEMOException as failure:
             raise not_sent(failure) from None
 
+    async def undecided(self, jid: BareJid) -> frozenset[DeviceId]:
+        """The devices of an account that have to be decided on, as things are.
+
+        Raises:
+            NotSent: OMEMO does not run.
+        """
+
+        async def found() -> frozenset[DeviceId]:
+            sessions = self._omemo.sessions
+            devices = await sessions.get_device_information(jid)
+            return frozenset(
+                [
+                    DeviceId(device.device_id)
+                    for device in devices
+                    if await sessions.standing(device) is Trust.UNDECIDED
+                ]
+            )
+
+        try:
+            await self._omemo.get_session_manager()
+            return await self._omemo.gate.run(found)
+        except omemo.OMEMOException as failure:
+            raise not_sent(failure) from None
+
     async def standing(self, device: DeviceInformation) -> Trust:
         """How far a device that has sent us something is trusted; only inside of an operation."""
         return await self._omemo.sessions.standing(device)

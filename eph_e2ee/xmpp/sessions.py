@@ -275,7 +275,7 @@ class Sessions(Trusting):
             await self.network._send_message(message, bare_jid)
             return
         devices = frozenset(key.device_id for key, _ in message.keys)
-        if await self.is_distrusted(bare_jid, devices):
+        if await self.is_shunned(bare_jid, devices):
             return  # not even an answer: to the device it is a message that it skips
         unit.messages[message.namespace, bare_jid, devices] = lambda: self.network._send_message(
             message, bare_jid

@@ -94,8 +94,8 @@ class Trusting(BaseSessionManager):
         """
         level = self.counted(device)
         if level is Trust.UNDECIDED and self._btbv_enabled:
-            devices = await self.get_device_information(device.bare_jid)
-            if BY_HAND.isdisjoint(map(level_of, devices)):
+            known = await self._known(device.bare_jid)
+            if BY_HAND.isdisjoint([await self._level(device.bare_jid, each) for each in known]):
                 return Trust.BLINDLY_TRUSTED
         return level
 
@@ -157,8 +157,10 @@ class Trusting(BaseSessionManager):
 
     # -- what python-omemo has stored ----------------------------------------------------------
 
-    async def is_distrusted(self, bare_jid: str, devices: frozenset[int]) -> bool:
-        """Tell whether all of these devices of an account are distrusted, by what is stored."""
+    async def is_shunned(self, bare_jid: str, devices: frozenset[int]) -> bool:
+        """Tell whether nothing at all is sent to these devices of an account, by what is stored."""
+        if self.policy is None:
+            return False
         levels = [await self._level(bare_jid, device) for device in devices]
         return set(levels) == {Trust.DISTRUSTED}
 
