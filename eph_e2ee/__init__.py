@@ -17,29 +17,26 @@ from eph_e2ee.errors import (
     TrustUndecided,
     VaultError,
 )
-from eph_e2ee.message import Message
-from eph_e2ee.model import (
+from eph_e2ee.events import (
     CatchUp,
     Cause,
     Delivered,
-    Delivery,
-    Direction,
-    Erasure,
     Expired,
     LeftOut,
-    Legacy,
-    Phase,
+    NewDevice,
     PlainMessage,
     PlainTimerChange,
     Rejection,
     Skipped,
-    TimerChange,
     Unsupported,
 )
+from eph_e2ee.message import Message
+from eph_e2ee.model import Delivery, Direction, Erasure, Legacy, Phase, TimerChange, Trust
 from eph_e2ee.vault.keyringkey import KeyringRootKey
 from eph_e2ee.vault.passphrase import PassphraseRootKey
 from eph_e2ee.vault.primitives import Cost
 from eph_e2ee.vault.rootkey import FileRootKey, MemoryRootKey
+from eph_e2ee.xmpp.devices import Device
 from eph_e2ee.xmpp.ephemeral import XEP_0466
 from eph_e2ee.xmpp.omemo import XEP_0384
 from eph_e2ee.xmpp.sce import XEP_0420
@@ -57,6 +54,7 @@ __all__ = [
     "Cost",
     "Delivered",
     "Delivery",
+    "Device",
     "Direction",
     "EphemeralError",
     "Erasure",
@@ -69,6 +67,7 @@ __all__ = [
     "LocalProtocolError",
     "MemoryRootKey",
     "Message",
+    "NewDevice",
     "NoEligibleDevices",
     "NotConnected",
     "NotSent",
@@ -83,6 +82,7 @@ __all__ = [
     "RoomUnsuitable",
     "Skipped",
     "TimerChange",
+    "Trust",
     "TrustUndecided",
     "Unsupported",
     "VaultError",

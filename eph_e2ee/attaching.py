@@ -2,25 +2,31 @@
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar, get_args
 
 from eph_e2ee.chat import Chat, Options, seconds
 from eph_e2ee.clock import Clock
 from eph_e2ee.errors import LocalProtocolError
 from eph_e2ee.letters import SHORTEST_CLEAR_TIMER, ClearTimers
-from eph_e2ee.model import Legacy
+from eph_e2ee.model import Legacy, Untrusted
 from eph_e2ee.vault.ratchets import Ratchets
 from eph_e2ee.vault.rootkey import RootKey
 from eph_e2ee.vault.vault import Vault
 from eph_e2ee.xmpp.account import Account, Client
+from eph_e2ee.xmpp.deciding import Decide
 
-__all__ = ["Trust", "attach"]
+__all__ = ["TrustPolicy", "UntrustedPolicy", "attach"]
+
+Policy = TypeVar("Policy", Legacy, Untrusted)
 
 LegacyPolicy = Literal["deliver", "omit", "refuse"]
 """The values of `model.Legacy`, as an application writes them."""
 
-Trust = Literal["btbv", "manual"]
+TrustPolicy = Literal["btbv", "manual"]
 """Blind trust before verification, or devices that the application has trusted one by one."""
+
+UntrustedPolicy = Literal["deliver", "withhold"]
+"""The values of `model.Untrusted`, as an application writes them."""
 
 
 def attach(  # noqa: PLR0913 -- all but one by name, and all but two have a default
@@ -28,7 +34,9 @@ def attach(  # noqa: PLR0913 -- all but one by name, and all but two have a defa
     *,
     vault: str | Path,
     timer: timedelta | None = None,
-    trust: Trust = "btbv",
+    trust: TrustPolicy = "btbv",
+    decide: Decide | None = None,
+    untrusted: UntrustedPolicy = "deliver",
     legacy: LegacyPolicy = "deliver",
     root_key: RootKey | None = None,
     database: str | None = None,
@@ -48,7 +56,18 @@ def attach(  # noqa: PLR0913 -- all but one by name, and all but two have a defa
         vault: the folder of the vault, made when it is missing; one process may use it at a time.
         timer: whole seconds, 1 s to 2**32 - 1 s; the timer of conversations that nobody has given
             one yet. None for none.
-        trust: how devices come to be trusted.
+        trust: how devices come to be trusted. "btbv": each is, blindly, until `Chat.trust` has been
+            used for one of its account; those that come later have to be decided on. "manual": each
+            has to be.
+        decide: awaited with the devices that have to be decided on, before a message leaves them
+            out; it calls `Chat.trust`, and may take as long as people do. Only messages that are
+            for these devices wait, and all for one call. What it leaves undecided, whatever it
+            raises, is left out, and asked again for the next message. A message that it sends
+            itself does not wait for it.
+        untrusted: what becomes of messages from devices that are distrusted or have to be decided
+            on: marked by `Message.trust` ("deliver"), or not shown and not believed ("withhold").
+            Those of undecided devices wait in the vault, the first 64 of an account, and come once
+            `Chat.trust` says "trusted"; see `model.Untrusted`.
         legacy: what devices get that have legacy OMEMO, which has no place for a timer: the text
             with the timer in clear ("deliver"), the text alone ("omit"), nothing ("refuse").
         root_key: where the vault's root key is kept; by default a file in the vault.
@@ -69,18 +88,24 @@ def attach(  # noqa: PLR0913 -- all but one by name, and all but two have a defa
             that, too; `TimerChange.authenticated` tells of it.
 
     Raises:
-        LocalProtocolError: the client has an XEP-0384 plugin, a time is out of its range,
-            or the address cannot be used.
+        LocalProtocolError: the client has an XEP-0384 plugin, a time is out of its range, a policy
+            is none, or the address cannot be used.
         VaultError: the vault cannot be opened; nothing in it was changed.
     """
-    default, policy = None if timer is None else seconds(timer), _policy(legacy)
+    default, policy = None if timer is None else seconds(timer), _policy(Legacy, legacy)
+    blind, distrust = _blind(trust), _policy(Untrusted, untrusted)
     cap = None if unread_cap is None else seconds(unread_cap)
     clear = ClearTimers(seconds(clear_floor), clear_changes)
     clock = Clock() if clock is None else clock
     opened = Vault.open(Path(vault), clock=clock, root_key=root_key, database=database)
     try:
         account = Account.attached(
-            client, Ratchets(opened), blind_trust=trust == "btbv", now=clock.now
+            client,
+            Ratchets(opened),
+            blind_trust=blind,
+            now=clock.now,
+            decide=decide,
+            untrusted=distrust,
         )
         options = Options(default, policy, cap, receipts, carbons, catch_up, displayed_sync, clear)
         return Chat(account, opened, clock, options)
@@ -89,8 +114,15 @@ def attach(  # noqa: PLR0913 -- all but one by name, and all but two have a defa
         raise
 
 
-def _policy(legacy: str) -> Legacy:
+def _policy(kind: type[Policy], value: str) -> Policy:
     try:
-        return Legacy(legacy)
+        return kind(value)
     except ValueError:
-        raise LocalProtocolError('legacy is "deliver", "omit" or "refuse"') from None
+        values = " or ".join(f'"{each.value}"' for each in kind)
+        raise LocalProtocolError(f"{kind.__name__.lower()} is {values}") from None
+
+
+def _blind(trust: str) -> bool:
+    if trust not in get_args(TrustPolicy):
+        raise LocalProtocolError('trust is "btbv" or "manual"')
+    return trust == "btbv"

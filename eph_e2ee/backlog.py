@@ -16,8 +16,9 @@ from typing import Final
 
 from eph_e2ee.clock import Clock
 from eph_e2ee.errors import EphemeralError, VaultDamaged
+from eph_e2ee.events import CatchUp
 from eph_e2ee.incoming import Incoming, Received
-from eph_e2ee.model import BareJid, CatchUp, Entry
+from eph_e2ee.model import BareJid, Entry
 from eph_e2ee.vault.archive import Transaction
 from eph_e2ee.vault.vault import Vault
 from eph_e2ee.xmpp.account import Account

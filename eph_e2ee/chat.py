@@ -6,13 +6,14 @@
 Events, in slixmpp's manner, each with one value:
 
     ephemeral_message        `Message`: somebody, or another device of ours, has written
-    ephemeral_expired        `model.Expired`: a message has disappeared
+    ephemeral_expired        `events.Expired`: a message has disappeared
     ephemeral_timer_changed  `model.TimerChange`: a conversation's timer is another one
-    ephemeral_delivery       `model.Delivered`: how far a message of ours came
-    ephemeral_catch_up       `model.CatchUp`: how far the archive has been read
-    ephemeral_unsupported    `model.Unsupported`: devices that cannot be held to a timer
-    ephemeral_skipped        `model.Skipped`: devices and members that get nothing
-    ephemeral_rejected       `model.Rejection`: something arrived that was not taken
+    ephemeral_delivery       `events.Delivered`: how far a message of ours came
+    ephemeral_catch_up       `events.CatchUp`: how far the archive has been read
+    ephemeral_unsupported    `events.Unsupported`: devices that cannot be held to a timer
+    ephemeral_skipped        `events.Skipped`: devices and members that get nothing
+    ephemeral_new_device     `events.NewDevice`: somebody of whom a device is trusted has a new one
+    ephemeral_rejected       `events.Rejection`: something arrived that was not taken
 """
 
 import asyncio
@@ -27,20 +28,12 @@ from eph_e2ee.clock import Clock
 from eph_e2ee.conversations import Conversations
 from eph_e2ee.drafts import AGREED, Agreed, Draft
 from eph_e2ee.errors import LocalProtocolError
+from eph_e2ee.events import Expired
 from eph_e2ee.expiry import Expiry
 from eph_e2ee.incoming import Incoming, Received
 from eph_e2ee.letters import ClearTimers, Letters
 from eph_e2ee.message import Message, delta
-from eph_e2ee.model import (
-    Content,
-    DeviceId,
-    Entry,
-    Erasure,
-    Expired,
-    Legacy,
-    Phase,
-    Seconds,
-)
+from eph_e2ee.model import BareJid, Content, DeviceId, Entry, Erasure, Legacy, Phase, Seconds, Trust
 from eph_e2ee.notices import Notices
 from eph_e2ee.outgoing import Outgoing, Sent
 from eph_e2ee.protocol import lifetime, xml
@@ -50,7 +43,9 @@ from eph_e2ee.reading import Reading
 from eph_e2ee.vault.archive import Transaction
 from eph_e2ee.vault.vault import Vault
 from eph_e2ee.warnings import Warnings
+from eph_e2ee.withheld import Withheld
 from eph_e2ee.xmpp.account import Account
+from eph_e2ee.xmpp.devices import Device
 from eph_e2ee.xmpp.stanzas import bare
 
 __all__ = ["Chat", "Options", "seconds"]
@@ -99,6 +94,7 @@ class Chat:
         notices.on_bounced = self._outgoing.came_back
         self._incoming = Incoming(account, vault, self._conversations, self._letters(), notices)
         self._incoming.on_message = self._deliver
+        self._withheld = Withheld(account, vault, self._incoming, clock, options.unread_cap)
         self._reading = Reading(
             account,
             vault,
@@ -110,7 +106,8 @@ class Chat:
         self._reading.backlog = lambda: self._catching_up.own
         gathering = (self._outgoing, self._catching_up)
         self._expiry = Expiry(vault, gathering, clock, self._expired, account.server)
-        self._tasks = [account.start(self._expiry.run()), account.start(self._reading.run())]
+        lasting = (self._expiry.run(), self._reading.run(), self._withheld.begin())
+        self._tasks = [account.start(each) for each in lasting]
         self._listen(notices)
 
     def _letters(self) -> Letters:
@@ -200,6 +197,36 @@ class Chat:
         """
         return await self._account.devices.capabilities(bare(jid))
 
+    async def devices(self, jid: str) -> list[Device]:
+        """Every device of an account whose key is known, also inactive ones, by their ids.
+
+        Our own account's, too; `Device.fingerprint` is what people compare.
+
+        Raises:
+            NotSent: the server did not answer.
+        """
+        return await self._account.devices.known(bare(jid))
+
+    async def trust(self, jid: str, device: DeviceId | int, level: Trust | str) -> None:
+        """Decide on a device's key, after its fingerprint was compared, or take a decision back.
+
+        Another device of the account with the same key shares it. What was withheld of a device
+        that is trusted now is opened, in its order.
+
+        Args:
+            jid: its account, perhaps our own.
+            device: its id, as `devices` gives it.
+            level: "trusted", "distrusted": it gets nothing any more; or "undecided".
+
+        Raises:
+            LocalProtocolError: there is no such device, it is this one, or another level.
+            NotSent: OMEMO does not run.
+            VaultError: nothing was changed; or what was withheld could not be opened, and waits.
+        """
+        account = bare(jid)
+        await self._account.devices.trust(account, DeviceId(device), level)
+        await self._withheld.reopen(account)
+
     async def history(
         self, jid: str, *, before: int | None = None, limit: int = 50
     ) -> list[Message]:
@@ -264,7 +291,7 @@ class Chat:
             await self._vault.transact(lambda vault: vault.erase(number))
         else:
             peer = bare(what)
-            await self._vault.transact(lambda vault: vault.erase_conversation(peer))
+            await self._vault.transact(lambda vault: _erased(vault, peer))
         return await self._expiry.settle()
 
     async def close(self) -> Erasure:
@@ -330,3 +357,8 @@ class Chat:
 
     def _expired(self, expired: Expired) -> None:
         self._account.emit("ephemeral_expired", expired)
+
+
+def _erased(vault: Transaction, peer: BareJid) -> None:
+    vault.erase_conversation(peer)
+    Withheld.forget(vault, peer)

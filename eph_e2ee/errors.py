@@ -152,6 +152,7 @@ class Reason(enum.Enum):
     UNKNOWN_SENDER = "the sending device is not in the sender's device list"
     DISTRUSTED = "the sending device is distrusted"
     PRIVATE_IN_ROOM = "a private message through a room, which no account has sent"
+    UNDECIDED = "nobody has decided whether to trust the sending device"
     MALFORMED_OMEMO = "not an OMEMO element"
     MALFORMED_BODY = "text that is not UTF-8"
     NOT_STORED = "the vault refused it here; nothing is lost: the server's archive still has it"

@@ -11,7 +11,8 @@ from typing import Final, Protocol
 
 from eph_e2ee.clock import MAXIMUM_NAP, Clock
 from eph_e2ee.errors import VaultClosed, VaultError
-from eph_e2ee.model import Erasure, Expired
+from eph_e2ee.events import Expired
+from eph_e2ee.model import Erasure
 from eph_e2ee.vault.vault import Vault
 
 __all__ = ["Expiry"]

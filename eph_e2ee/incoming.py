@@ -15,9 +15,10 @@ from typing import Final
 
 from eph_e2ee.conversations import Conversations
 from eph_e2ee.errors import EphemeralError, Reason, RemoteProtocolError, VaultError
+from eph_e2ee.events import Delivered, Rejection
 from eph_e2ee.halves import Halves
 from eph_e2ee.letters import Letter, Letters, line_of
-from eph_e2ee.model import BareJid, Delivered, Entry, Rejection
+from eph_e2ee.model import BareJid, Entry
 from eph_e2ee.notices import Notices
 from eph_e2ee.protocol import lifetime
 from eph_e2ee.protocol.envelope import Finding
@@ -90,6 +91,7 @@ class Incoming:
 
     Attributes:
         on_message: called with each message that was kept.
+        on_withheld: called in the commit with what came from devices that nobody has decided on.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class Incoming:
         self._held: set[BareJid] = set()
         self._released = asyncio.Event()
         self.on_message: Callable[[Received], None] = lambda _: None
+        self.on_withheld: Callable[[Transaction, list[Arrival]], None] = lambda *_: None
         self._seen: dict[BareJid, Seen] = {}
         self._halves = Halves(account.later, self._not_for_us)
 
@@ -286,6 +289,7 @@ class Incoming:
         """What is written of many letters, in one transaction."""
         letters = [outcome for outcome in outcomes if isinstance(outcome, Letter)]
         settings = {letter.peer: letter.setting for letter in letters if letter.setting}
+        withheld = [letter.arrival for letter in letters if letter.waits]
 
         def work(vault: Transaction) -> _Filed:
             waiting = Waiting(vault)
@@ -296,6 +300,8 @@ class Incoming:
                 each for letter in letters for each in self._notices.applied(vault, letter, waiting)
             ]
             waiting.write()
+            if withheld:
+                self.on_withheld(vault, withheld)
             if write is not None:
                 write(vault)
             return _Filed(

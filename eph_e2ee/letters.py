@@ -23,6 +23,7 @@ from eph_e2ee.model import (
     Phase,
     Seconds,
     TimerChange,
+    Trust,
 )
 from eph_e2ee.protocol import agreement, ephemeral, lifetime, marks, setting, xml
 from eph_e2ee.protocol.agreement import Agreement, Speech
@@ -73,22 +74,24 @@ class Letter:
         arrival: what arrived.
         peer: the conversation that it belongs to.
         own: whether another device of this account has sent it.
-        namespace: the OMEMO namespace that it came in.
-        replay_ids: what a second delivery is known by.
+        namespace: the OMEMO namespace that it came in; empty where it was not opened.
+        trust: how far the sending device is trusted.
+        replay_ids: what a second delivery is known by; none where it was not opened.
         message: what the archive takes; None where there is nothing to keep.
         setting: the conversation's setting, as `Conversations.change` gave it.
         change: the change of the timer, to be told.
         marks: what it tells about other messages.
         sent_at: when it was sent, in seconds since the epoch; never in the future.
         findings: what was accepted in it although it is not as it should be.
-        rejected: why nothing of it is taken. Its key is spent all the same.
+        rejected: why nothing of it is taken. Its key is spent all the same, unless it `waits`.
     """
 
     arrival: Arrival = field(repr=False)
     peer: BareJid
     own: bool
     namespace: str
-    replay_ids: tuple[str, ...] = field(repr=False)
+    trust: Trust
+    replay_ids: tuple[str, ...] = field(default=(), repr=False)
     message: NewMessage | None = None
     setting: str | None = field(default=None, repr=False)
     change: TimerChange | None = None
@@ -96,6 +99,16 @@ class Letter:
     sent_at: float = 0.0
     findings: tuple[Finding, ...] = ()
     rejected: Reason | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is to be opened later: nobody has decided on its device."""
+        return self.rejected is Reason.UNDECIDED
+
+    @property
+    def believed(self) -> bool:
+        """Whether it changes anything beside itself: what a distrusted device says does not."""
+        return self.trust is not Trust.DISTRUSTED
 
 
 class Letters:
@@ -146,9 +159,21 @@ class Letters:
             raise RemoteProtocolError(Reason.UNKNOWN_SENDER)  # a room that shows no real JIDs
         if arrival.room is None and self._account.members.is_room(self.peer(arrival)):
             raise RemoteProtocolError(Reason.PRIVATE_IN_ROOM)
-        unsealed = await self._account.unseal(arrival)
+        try:
+            unsealed = await self._account.unseal(arrival)
+        except RemoteProtocolError as error:
+            if error.reason is not Reason.UNDECIDED:
+                raise
+            # No failure: what was learnt of the device on the way is kept, to decide on it.
+            waits = Letter(arrival, self.peer(arrival), self.is_own(arrival), "", Trust.UNDECIDED)
+            return replace(waits, rejected=error.reason)
         letter = Letter(
-            arrival, self.peer(arrival), self.is_own(arrival), unsealed.namespace, replay_ids
+            arrival,
+            self.peer(arrival),
+            self.is_own(arrival),
+            unsealed.namespace,
+            await self._account.devices.standing(unsealed.device),
+            replay_ids,
         )
         if unsealed.plaintext is None:
             return letter  # an empty message: it turned the ratchet, that was all
@@ -173,15 +198,15 @@ class Letters:
         envelope = self._account.open(plaintext, arrival=arrival, to=to)
         await self._account.omemo.remember_reader(unsealed.device, envelope.content)
         claimed = envelope.affixes.time or arrival.sent_at
-        letter = replace(
-            letter, sent_at=self._never_later(claimed), marks=marks.read(envelope.content)
-        )
+        marked = marks.read(envelope.content) if letter.believed else Marks()
+        letter = replace(letter, sent_at=self._never_later(claimed), marks=marked)
         announcement = ephemeral.read(envelope.content)
         body, elements = _taken_apart(envelope.content)
         stated, malformed = setting.read(envelope.content)
         after, change = before, None
         # Receipts and the like are no part of the agreement: they never carry a timer.
-        if body is not None or announcement.kind is not Kind.ABSENT or stated is not None:
+        spoken = body is not None or announcement.kind is not Kind.ABSENT or stated is not None
+        if spoken and letter.believed:
             speech = self._speech(letter, unsealed, announcement, claimed)
             speech = replace(speech, setting=stated)
             after, change = agreement.receive(before, speech, now=self._clock.now())
@@ -267,6 +292,7 @@ class Letters:
                 sent_at=letter.sent_at,
                 archive_id=letter.arrival.archive_id,
                 wants_marker=letter.marks.wants_marker,
+                trust=letter.trust,
             ),
             replay_ids=letter.replay_ids,
         )

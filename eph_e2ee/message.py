@@ -6,6 +6,7 @@ from typing import Protocol
 from xml.etree.ElementTree import Element
 
 from eph_e2ee.errors import LocalProtocolError
+from eph_e2ee.events import LeftOut
 from eph_e2ee.model import (
     BareJid,
     Content,
@@ -14,11 +15,11 @@ from eph_e2ee.model import (
     Direction,
     Entry,
     Erasure,
-    LeftOut,
     MessageId,
     Phase,
     Seconds,
     TimerChange,
+    Trust,
 )
 from eph_e2ee.protocol import xml
 from eph_e2ee.protocol.envelope import Finding
@@ -116,6 +117,14 @@ class Message:
     def device(self) -> DeviceId | None:
         """The sending device; None for a tombstone."""
         return None if self._entry.content is None else self._entry.content.device
+
+    @property
+    def trust(self) -> Trust | None:
+        """How far its device was trusted when it arrived; None for a tombstone and one of ours.
+
+        `UNDECIDED` and `DISTRUSTED` are to be shown as such.
+        """
+        return None if self._entry.content is None else self._entry.content.trust
 
     @property
     def message_id(self) -> MessageId | None:

@@ -4,31 +4,21 @@ import enum
 from dataclasses import dataclass, field
 from typing import NewType
 
-from eph_e2ee.errors import Reason
-
 __all__ = [
     "BareJid",
-    "CatchUp",
-    "Cause",
     "Content",
-    "Delivered",
     "Delivery",
     "DeviceId",
     "Direction",
     "Entry",
     "Erasure",
-    "Expired",
-    "LeftOut",
     "Legacy",
     "MessageId",
     "Phase",
-    "PlainMessage",
-    "PlainTimerChange",
-    "Rejection",
     "Seconds",
-    "Skipped",
     "TimerChange",
-    "Unsupported",
+    "Trust",
+    "Untrusted",
 ]
 
 BareJid = NewType("BareJid", str)
@@ -67,6 +57,31 @@ class Delivery(enum.Enum):
     FAILED = "failed"
 
 
+class Trust(enum.Enum):
+    """How far a device is trusted; it belongs to the device's identity key, and to its account.
+
+    `TRUSTED`, `DISTRUSTED`: somebody has decided so. `BLINDLY_TRUSTED`: nobody has, and under blind
+    trust before verification nobody need. `UNDECIDED`: somebody has to decide first.
+    """
+
+    TRUSTED = "trusted"
+    BLINDLY_TRUSTED = "blindly trusted"
+    UNDECIDED = "undecided"
+    DISTRUSTED = "distrusted"
+
+
+class Untrusted(enum.Enum):
+    """What becomes of messages whose device is distrusted, or not decided on.
+
+    `DELIVER`: they are delivered, and `Message.trust` says so; what else a distrusted device says,
+    of timers or of other messages, is not believed. `WITHHOLD`: nobody sees them. Those of devices
+    still to be decided on wait, unopened; those of distrusted ones are lost for this device.
+    """
+
+    DELIVER = "deliver"
+    WITHHOLD = "withhold"
+
+
 class Phase(enum.Enum):
     """Where a message stands in its life; `protocol.lifetime` holds the table."""
 
@@ -102,6 +117,7 @@ class Content:
         archive_id: the id that our server's archive gave it (XEP-0359); None where it gave none.
         change: the change of the timer that this line of the history tells of; None for a message.
         wants_marker: whether its sender wants to know when it is displayed (XEP-0333).
+        trust: how far the sending device was trusted when it arrived; None for one of ours.
     """
 
     body: str | None = field(repr=False)
@@ -113,6 +129,7 @@ class Content:
     archive_id: str | None = None
     change: "TimerChange | None" = None
     wants_marker: bool = False
+    trust: Trust | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,21 +159,6 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Expired:
-    """Event `ephemeral_expired`: a message has disappeared; withdraw what was made from it.
-
-    Attributes:
-        number: the entry's number, as the message's own event gave it.
-        conversation: the bare JID of the peer or the room.
-        direction: which way it had gone.
-    """
-
-    number: int
-    conversation: BareJid
-    direction: Direction
-
-
-@dataclass(frozen=True, slots=True)
 class TimerChange:
     """Event `ephemeral_timer_changed`: a conversation's timer is another one from now on.
 
@@ -182,60 +184,6 @@ class TimerChange:
     authenticated: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Delivered:
-    """Event `ephemeral_delivery`: it has become known how far a message of ours came.
-
-    Attributes:
-        number: the entry's number.
-        conversation: the bare JID of the peer or the room.
-        delivery: how far.
-    """
-
-    number: int
-    conversation: BareJid
-    delivery: Delivery
-
-
-@dataclass(frozen=True, slots=True)
-class CatchUp:
-    """Event `ephemeral_catch_up`: how far the reading of an archive has come (XEP-0313).
-
-    Messages that were found are told of when it ends, if they live by then.
-
-    Attributes:
-        archive: whose archive: our own bare JID.
-        fetched: results that the archive has given.
-        stored: how many of them were new messages that still lived.
-        total: how many there were, as far as the archive says; None when it does not.
-        done: whether it has ended.
-        complete: whether it has come to the archive's end. If it ends without, as without a
-            connection, the next session goes on where it stood.
-    """
-
-    archive: BareJid
-    fetched: int
-    stored: int
-    total: int | None
-    done: bool
-    complete: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """Event `ephemeral_rejected`: something arrived that was not taken.
-
-    Attributes:
-        reason: the rule that it broke.
-        sender: the bare JID that the server gave as its sender, which proves nothing.
-        message_id: the stanza's id; empty where it had none.
-    """
-
-    reason: Reason
-    sender: BareJid
-    message_id: MessageId
-
-
 class Legacy(enum.Enum):
     """What devices get that have legacy OMEMO, which encrypts a body and nothing beside it.
 
@@ -246,109 +194,3 @@ class Legacy(enum.Enum):
     DELIVER = "deliver"
     OMIT = "omit"
     REFUSE = "refuse"
-
-
-class Cause(enum.Enum):
-    """Why a device, or a whole account, was left out of a message."""
-
-    NO_DEVICE = "it publishes no device"
-    NO_KEYS = "its keys could not be had, or are no keys"
-    UNDECIDED = "nobody has decided whether to trust it"
-    DISTRUSTED = "it is distrusted"
-    LEGACY = "it reads no envelopes, and legacy OMEMO is refused or has nothing to carry"
-    UNKNOWN_MEMBERS = "the room does not tell us who belongs to it; those who are in it get it"
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """A device that a message was not encrypted for.
-
-    Attributes:
-        jid: the bare JID of its account.
-        device: its id; None for an account as a whole.
-        cause: why.
-    """
-
-    jid: BareJid
-    device: DeviceId | None
-    cause: Cause
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """Event `ephemeral_skipped`: messages of a conversation leave out devices, or others now.
-
-    Attributes:
-        conversation: the bare JID of the peer or the room.
-        left_out: all that were left out of the last message; empty once nobody is.
-    """
-
-    conversation: BareJid
-    left_out: frozenset[LeftOut]
-
-
-@dataclass(frozen=True, slots=True)
-class Unsupported:
-    """Event `ephemeral_unsupported`: a recipient's devices cannot be held to timers, or others now.
-
-    Attributes:
-        conversation: the bare JID of the recipient, or of the room.
-        devices: the ids of the devices that cannot read envelopes, or are not known to.
-        legacy: what they get: perhaps the text, in no case a timer that they can be held to.
-        addresses: the same devices, each with the bare JID of its account: in a room, a member's.
-        ignoring: the ids of the devices that read envelopes, and are known to let timers go by:
-            no client of the account says that it honours them (XEP-0466 section 2), and they have
-            never sent one. They get the message, and will keep it.
-    """
-
-    conversation: BareJid
-    devices: frozenset[DeviceId]
-    legacy: Legacy
-    addresses: frozenset[tuple[BareJid, DeviceId]] = frozenset()
-    ignoring: frozenset[DeviceId] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class PlainMessage:
-    """Event `ephemeral_plain_message`: a message with a timer has come, in clear.
-
-    Nothing of it is kept here. Whoever shows or stores it forgets it when its timer has run, from
-    the time at which somebody has seen it, or from its sending if it is our own (XEP-0466 section
-    4).
-
-    Attributes:
-        conversation: the bare JID of the peer or the room.
-        sender: the JID, as far as the servers tell: with its resource, in a room with its nick.
-        message_id: the sender's id of it; may be empty.
-        body: the text.
-        timer: how long it may be kept, in seconds.
-        own: whether this account has sent it: from another device, or through a room.
-        malformed: whether it gave a timer that cannot be read; then it has the conversation's.
-    """
-
-    conversation: BareJid
-    sender: str
-    message_id: MessageId
-    body: str = field(repr=False)
-    timer: Seconds
-    own: bool = False
-    malformed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class PlainTimerChange:
-    """Event `ephemeral_plain_timer_changed`: a conversation in clear has another timer from now on.
-
-    It says nothing of what is encrypted: that is `TimerChange`.
-
-    Attributes:
-        conversation: the bare JID of the peer or the room.
-        old: the timer until now; None for none.
-        new: the timer of the messages that follow; None for none.
-        own: whether this account changed it, on whichever device.
-    """
-
-    conversation: BareJid
-    old: Seconds | None
-    new: Seconds | None
-    own: bool

@@ -14,15 +14,14 @@ from eph_e2ee.clock import Clock
 from eph_e2ee.conversations import Conversations
 from eph_e2ee.drafts import Agreed, Draft, content_of
 from eph_e2ee.errors import NoEligibleDevices, VaultDamaged
+from eph_e2ee.events import Delivered, LeftOut
 from eph_e2ee.letters import id_name, line_of
 from eph_e2ee.model import (
     BareJid,
     Content,
-    Delivered,
     Delivery,
     Direction,
     Entry,
-    LeftOut,
     Legacy,
     MessageId,
     Seconds,
@@ -141,7 +140,8 @@ class Outgoing:
     async def signal(self, recipient: BareJid, content: list[Element]) -> None:
         """Send what is for clients alone, in an envelope: no copy, no timer, nothing in clear.
 
-        Devices that read no envelopes get nothing. Canceling it is safe.
+        Devices that read no envelopes get nothing, and nobody is asked to decide on others.
+        Canceling it is safe.
 
         Raises:
             NotSent: nothing left.
@@ -151,7 +151,8 @@ class Outgoing:
         audience = await self._account.audience(recipient)
         envelope = self._account.build(content, to=recipient)
         pending = await self._account.begin(
-            lambda: self._account.seal_if_read(audience, envelope), lambda _: lambda _: None
+            lambda: self._account.seal_if_read(audience, envelope, asking=False),
+            lambda _: lambda _: None,
         )
         await pending.finish()
         self._account.send(audience, self._account.new_id(), pending.value, None)
@@ -202,7 +203,7 @@ class Outgoing:
             doubtful = audience.jids
         except _Unconfirmed as unconfirmed:
             doubtful = unconfirmed.accounts
-        await self._account.prepare(doubtful, again=True)
+        await self._account.devices.prepare(doubtful, again=True)
         return await self._account.begin(
             lambda: self._sealed(draft, audience, confirmed=True), self._archived
         )

@@ -11,7 +11,8 @@ from contextlib import suppress
 from typing import Final
 
 from eph_e2ee.errors import VaultDamaged
-from eph_e2ee.model import BareJid, Delivered, Delivery, Direction, Entry, Phase
+from eph_e2ee.events import Delivered
+from eph_e2ee.model import BareJid, Delivery, Direction, Entry, Phase
 from eph_e2ee.protocol.lifetime import Event
 from eph_e2ee.vault.archive import Transaction
 

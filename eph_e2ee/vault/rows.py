@@ -21,6 +21,7 @@ from eph_e2ee.model import (
     MessageId,
     Phase,
     TimerChange,
+    Trust,
 )
 from eph_e2ee.protocol.lifetime import Event, Lifetime
 from eph_e2ee.vault.database import ENDING, NOT_GONE, UNSENT, messages, replays
@@ -39,6 +40,9 @@ DIRECTION_CODES: Final = {value: code for code, value in enumerate(DIRECTIONS)}
 PHASE_CODES: Final = {value: code for code, value in enumerate(PHASES)}
 DELIVERY_CODES: Final = {value: code for code, value in enumerate(DELIVERIES)}
 GONE_CODE: Final = PHASE_CODES[Phase.GONE]
+
+OLD_REST: Final = 3
+"""The last fields of a content that was written before trust was kept."""
 
 ENCODER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
@@ -243,6 +247,7 @@ def _encode(content: Content) -> bytes:
         content.archive_id,
         None if content.change is None else astuple(content.change),
         content.wants_marker,
+        None if content.trust is None else content.trust.value,
     ]
     return ENCODER.encode(fields).encode("utf-8", "surrogatepass")
 
@@ -250,7 +255,8 @@ def _encode(content: Content) -> bytes:
 def _decode(data: bytes) -> Content:
     try:
         body, elements, sender, device, message_id, sent_at, *rest = json.loads(data)
-        archive_id, change, wants_marker = rest
+        archive_id, change, wants_marker, trust = rest if len(rest) > OLD_REST else [*rest, None]
+        trusted = None if trust is None else Trust(trust)
     except ValueError:
         raise VaultDamaged("a message of the vault cannot be read: restore it") from None
     return Content(
@@ -263,4 +269,5 @@ def _decode(data: bytes) -> Content:
         archive_id=archive_id,
         change=None if change is None else TimerChange(*change),
         wants_marker=wants_marker,
+        trust=trusted,
     )

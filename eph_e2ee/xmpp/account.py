@@ -1,9 +1,7 @@
 """What the flows need of slixmpp and OMEMO, in the project's own words and errors."""
 
 import asyncio
-import functools
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import suppress
 from typing import Any, Final, Protocol, Self, TypeVar, cast
 from xml.etree.ElementTree import Element
 
@@ -14,11 +12,12 @@ from slixmpp import JID, ClientXMPP
 from slixmpp.plugins.base import PluginManager, register_plugin
 
 from eph_e2ee.errors import LocalProtocolError, NotConnected, Reason, RemoteProtocolError
-from eph_e2ee.model import BareJid, DeviceId, MessageId
+from eph_e2ee.model import BareJid, DeviceId, MessageId, Untrusted
 from eph_e2ee.protocol.envelope import Envelope
 from eph_e2ee.xmpp.acks import Acks
 from eph_e2ee.xmpp.archive import Archive
 from eph_e2ee.xmpp.arrivals import Accept, Arrivals
+from eph_e2ee.xmpp.deciding import Decide
 from eph_e2ee.xmpp.devices import Devices
 from eph_e2ee.xmpp.displayed import Displayed
 from eph_e2ee.xmpp.ephemeral import XEP_0466
@@ -33,8 +32,7 @@ from eph_e2ee.xmpp.sce import XEP_0420
 from eph_e2ee.xmpp.sealing import Sealed
 from eph_e2ee.xmpp.servertime import ServerTime
 from eph_e2ee.xmpp.stanzas import Arrival, bare, outer_message
-from eph_e2ee.xmpp.together import together
-from eph_e2ee.xmpp.vault_omemo import VaultOmemo
+from eph_e2ee.xmpp.vault_omemo import UNASKED, VaultOmemo
 
 __all__ = ["Account", "Audience", "Client"]
 
@@ -81,7 +79,7 @@ class Account:
         self._detached = False
         self.omemo = omemo
         self.honouring = Honouring(client, omemo)
-        self.devices = Devices(omemo, lambda jid: self.prepare(frozenset({jid})), self.honouring)
+        self.devices = Devices(omemo, self.honouring)
         self.server = ServerTime(client, lambda: self.has_session)
         self.members = Members(client)
         self.arrivals = Arrivals(client, lambda: self.bare, self.members)
@@ -93,9 +91,24 @@ class Account:
 
     @classmethod
     def attached(
-        cls, client: Client, storage: Storage, *, blind_trust: bool, now: Callable[[], float]
+        cls,
+        client: Client,
+        storage: Storage,
+        *,
+        blind_trust: bool,
+        now: Callable[[], float],
+        decide: Decide | None = None,
+        untrusted: Untrusted = Untrusted.DELIVER,
     ) -> Self:
         """Enable the three plugins on a client that has no XEP-0384 yet.
+
+        Args:
+            client: of slixmpp.
+            storage: where OMEMO keeps its keys.
+            blind_trust: whether devices are trusted blindly before anybody decides.
+            now: the time by which envelopes are checked, in seconds since the epoch.
+            decide: has people decide on devices; None decides nothing.
+            untrusted: what becomes of messages from devices that are not trusted.
 
         Raises:
             LocalProtocolError: it has one; two would answer each message twice.
@@ -107,9 +120,12 @@ class Account:
         added = [name for name in NEIGHBOURS if name not in client.plugin]
         for name in added:
             client.register_plugin(name)
+        for plugin in (XEP_0420, VaultOmemo):
+            register_plugin(plugin)
         client.register_plugin("xep_0420")
         cast("XEP_0466", client.plugin.get("xep_0466", None)).encrypting = True
-        client.register_plugin("xep_0384", {"storage": storage, "blind_trust": blind_trust})
+        trust = {"blind_trust": blind_trust, "decide": decide, "untrusted": untrusted}
+        client.register_plugin("xep_0384", {"storage": storage, **trust})
         envelopes = cast("XEP_0420", client.plugin.get("xep_0420", None))
         envelopes.now = now
         encryption = cast("XEP_0384", client.plugin.get("xep_0384", None))
@@ -262,39 +278,8 @@ class Account:
             audience = await self.members.audience(conversation)
         else:
             audience = Audience(conversation, frozenset({conversation}))
-        await self.prepare(audience.jids)
+        await self.devices.prepare(audience.jids)
         return audience
-
-    async def prepare(self, jids: frozenset[BareJid], *, again: bool = False) -> None:
-        """Have OMEMO running and the device lists of accounts at hand.
-
-        With `again` the server is asked for them, and for our own, whatever it has sent us. Of
-        many, those that cannot be asked for keep nobody waiting (F41).
-
-        Raises:
-            NotSent: the server did not answer.
-        """
-        try:
-            await self.omemo.get_session_manager()
-            if len(jids) == 1:
-                await self._refresh(*jids, again=again)
-            else:
-                await together(
-                    functools.partial(self._try_to_refresh, jid, again=again)
-                    for jid in jids
-                    if again or not self.omemo.has_fresh_lists(jid)
-                )
-            if again:
-                await self.omemo.sessions.refresh_device_lists(self.bare)
-        except omemo.OMEMOException as failure:
-            raise not_sent(failure) from None
-
-    async def _refresh(self, jid: BareJid, *, again: bool) -> None:
-        await self.omemo.refresh_device_lists({JID(jid)}, force_download=again)
-
-    async def _try_to_refresh(self, jid: BareJid, *, again: bool) -> None:
-        with suppress(omemo.OMEMOException):  # what was known of its devices holds
-            await self._refresh(jid, again=again)
 
     async def begin(
         self,
@@ -336,18 +321,24 @@ class Account:
         """
         return self._envelopes.build(content, to=to)
 
-    async def seal(self, audience: Audience, envelope: bytes, body: str | None) -> Sealed:
+    async def seal(
+        self, audience: Audience, envelope: bytes, body: str | None, *, asking: bool = True
+    ) -> Sealed:
         """Encrypt an envelope for every device that reads envelopes, a body for the others.
 
-        Without a body the others get nothing. Only inside of an operation.
+        Without a body the others get nothing. Only inside of an operation. Without `asking` nobody
+        is asked to decide on devices, and nothing waits.
         """
         plaintexts = {MODERN: envelope} if body is None else {MODERN: envelope, OLD: body.encode()}
-        return await self.omemo.seal(audience.jids, plaintexts)
+        identifier = None if asking else UNASKED
+        return await self.omemo.seal(audience.jids, plaintexts, identifier)
 
-    async def seal_if_read(self, audience: Audience, envelope: bytes) -> Sealed:
+    async def seal_if_read(
+        self, audience: Audience, envelope: bytes, *, asking: bool = True
+    ) -> Sealed:
         """Do the same for what only concerns devices that read envelopes; there may be none."""
         try:
-            return await self.seal(audience, envelope, None)
+            return await self.seal(audience, envelope, None, asking=asking)
         except NobodyEligible:
             legacy = await self.omemo.legacy_devices(audience.jids)
             if not legacy:

@@ -21,7 +21,8 @@ from omemo.session_manager import (
 )
 from omemo.types import DeviceInformation, TrustLevel
 
-from eph_e2ee.model import BareJid, Cause, DeviceId, LeftOut
+from eph_e2ee.events import Cause, LeftOut
+from eph_e2ee.model import BareJid, DeviceId
 from eph_e2ee.xmpp.parcel import MODERN, OLD
 
 if TYPE_CHECKING:

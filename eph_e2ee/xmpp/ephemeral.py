@@ -42,8 +42,8 @@ class XEP_0466(BasePlugin):  # noqa: N801 -- slixmpp's way to name plugins
     Stanzas: `message["ephemeral"]["timer"]`, see `elements.Ephemeral`, and `message["i_want_out"]`.
 
     Events:
-        ephemeral_plain_message: `model.PlainMessage`: a message with a timer.
-        ephemeral_plain_timer_changed: `model.PlainTimerChange`: a conversation's timer.
+        ephemeral_plain_message: `events.PlainMessage`: a message with a timer.
+        ephemeral_plain_timer_changed: `events.PlainTimerChange`: a conversation's timer.
     """
 
     name = "xep_0466"

@@ -36,6 +36,7 @@ __all__ = [
     "own_share",
     "parsed",
     "parsed_legacy",
+    "sending_device",
     "written",
 ]
 
@@ -133,6 +134,16 @@ def is_empty(stanza: Element) -> bool:
         stanza.findall(f"{{{namespace}}}encrypted/{{{namespace}}}payload")
         for namespace in (MODERN, OLD)
     )
+
+
+def sending_device(stanza: Element) -> int | None:
+    """The device that a stanza names as its sender, which proves nothing; None where it is none."""
+    for namespace in (MODERN, OLD):
+        header = stanza.find(f"{{{namespace}}}encrypted/{{{namespace}}}header")
+        if header is not None:
+            found = _UNSIGNED.fullmatch(header.get("sid", ""))
+            return None if found is None else int(found[1])
+    return None
 
 
 def _marked(key: Element) -> Element:

@@ -22,7 +22,8 @@ from slixmpp.stanza import Message
 from slixmpp.xmlstream.handler import Callback
 from slixmpp.xmlstream.matcher.base import MatcherBase
 
-from eph_e2ee.model import BareJid, DeviceId, PlainMessage, PlainTimerChange, Seconds
+from eph_e2ee.events import PlainMessage, PlainTimerChange
+from eph_e2ee.model import BareJid, DeviceId, Seconds
 from eph_e2ee.protocol import agreement, ephemeral
 from eph_e2ee.protocol.agreement import Agreement, Speech
 from eph_e2ee.protocol.ephemeral import Announcement, Kind

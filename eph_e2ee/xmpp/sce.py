@@ -13,7 +13,8 @@ from slixmpp.stanza import Iq, Message
 from slixmpp.xmlstream import StanzaBase
 
 from eph_e2ee.errors import Reason
-from eph_e2ee.model import BareJid, MessageId, Rejection
+from eph_e2ee.events import Rejection
+from eph_e2ee.model import BareJid, MessageId
 from eph_e2ee.protocol import envelope
 from eph_e2ee.protocol.envelope import Envelope, Expected
 from eph_e2ee.xmpp.features import Features
@@ -29,7 +30,7 @@ class XEP_0420(BasePlugin):  # noqa: N801 -- slixmpp's way to name plugins
         margin: how far an envelope's time may lie from the time of sending.
         strict_time: reject an envelope outside of the margin instead of reporting it.
 
-    Events: `ephemeral_rejected` with a `model.Rejection` for an unencrypted envelope.
+    Events: `ephemeral_rejected` with a `events.Rejection` for an unencrypted envelope.
     """
 
     name = "xep_0420"

@@ -9,7 +9,8 @@ import omemo
 from omemo.session_manager import EncryptionError
 
 from eph_e2ee.errors import Reason, RemoteProtocolError
-from eph_e2ee.model import BareJid, DeviceId, LeftOut
+from eph_e2ee.events import LeftOut
+from eph_e2ee.model import BareJid, DeviceId
 from eph_e2ee.xmpp.encrypting import Addressee, encrypt
 from eph_e2ee.xmpp.parcel import (
     MODERN,

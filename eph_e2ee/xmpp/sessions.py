@@ -10,14 +10,14 @@ import omemo
 import twomemo
 from omemo.backend import Backend, DecryptionFailed
 from omemo.session import Initiation
-from omemo.storage import Storage
 from omemo.types import DeviceInformation, DeviceList
 from slixmpp_omemo.base_session_manager import BaseSessionManager
 
-from eph_e2ee.model import BareJid, DeviceId
+from eph_e2ee.model import BareJid
 from eph_e2ee.xmpp import crossing
 from eph_e2ee.xmpp.encrypting import encrypt
 from eph_e2ee.xmpp.gate import Absent, Gate
+from eph_e2ee.xmpp.trust import Trusting, forget_downloads, question, unasked
 
 __all__ = ["Legacy", "Modern", "Router", "Sessions"]
 
@@ -47,17 +47,15 @@ def _alone(method: Method) -> Method:
     return cast("Method", guarded)
 
 
-class Sessions(BaseSessionManager):
+class Sessions(Trusting):
     """What stands between python-omemo's session manager and slixmpp-omemo's part of it.
 
     `startup.Startup` derives one class per client from this and slixmpp-omemo's own, since
     python-omemo makes the instance itself and passes nothing on.
     """
 
-    gate: ClassVar[Gate]
     backends: ClassVar[dict[str, Backend]]
     router: ClassVar[Router]
-    own_bare_jid: ClassVar[str]
     network: ClassVar[type[BaseSessionManager]]
 
     STALENESS_MAGIC_NUMBER = 2**31
@@ -67,17 +65,6 @@ class Sessions(BaseSessionManager):
         super().__init__()
         self._unanswered: Counter[tuple[str, str, int]] = Counter()
         self._catching_up = False
-
-    @property
-    def storage(self) -> Storage:
-        """Where python-omemo keeps what it knows."""
-        return self.gate.storage
-
-    @property
-    def own_device(self) -> DeviceId:
-        """Our own device id."""
-        # Private, but asking for it in public would look up every device of ours.
-        return DeviceId(self._SessionManager__own_device_id)  # type: ignore[attr-defined]
 
     # -- operations, one at a time -------------------------------------------------------------
 
@@ -125,7 +112,7 @@ class Sessions(BaseSessionManager):
         for counted in waiting:
             await self._answer(*counted)
 
-    update_device_list = _alone(BaseSessionManager.update_device_list)
+    update_device_list = _alone(Trusting.update_device_list)
     refresh_device_list = _alone(BaseSessionManager.refresh_device_list)
     refresh_device_lists = _alone(BaseSessionManager.refresh_device_lists)
     clear_device_lists = _alone(BaseSessionManager.clear_device_lists)
@@ -190,11 +177,20 @@ class Sessions(BaseSessionManager):
     async def _prompt_manual_trust(
         self, manually_trusted: frozenset[DeviceInformation], identifier: str | None
     ) -> None:
-        """Ask without the lock: people take their time, and may answer from another task."""
-        await self._fetched(
-            ("trust", manually_trusted),
-            lambda: self.network._prompt_manual_trust(self, manually_trusted, identifier),
-        )
+        """Ask without the lock: people take their time, and may answer from another task.
+
+        Whatever they answer, nobody is asked twice about one key for one message.
+        """
+        unit = self.gate.unit
+        devices = manually_trusted if unit is None else unasked(unit, manually_trusted)
+
+        async def ask() -> None:
+            await self.network._prompt_manual_trust(self, devices, identifier)
+            if unit is not None:
+                forget_downloads(unit)
+
+        if devices:
+            await self._fetched(question(devices), ask)
 
     # -- the network, outside the lock and after the commit ------------------------------------
     # python-omemo declares these hooks static, and calls them on the instance: hence the ignored
@@ -275,6 +271,8 @@ class Sessions(BaseSessionManager):
             await self.network._send_message(message, bare_jid)
             return
         devices = frozenset(key.device_id for key, _ in message.keys)
+        if await self.is_shunned(bare_jid, devices):
+            return  # not even an answer: to the device it is a message that it skips
         unit.messages[message.namespace, bare_jid, devices] = lambda: self.network._send_message(
             message, bare_jid
         )

@@ -9,8 +9,9 @@ import pytest
 
 from eph_e2ee.clock import MAXIMUM_NAP
 from eph_e2ee.errors import VaultDamaged, VaultUnavailable
+from eph_e2ee.events import Expired
 from eph_e2ee.expiry import ASK_AGAIN, GATHER, RETRY, Expiry
-from eph_e2ee.model import Direction, Erasure, Expired, Phase
+from eph_e2ee.model import Direction, Erasure, Phase
 from eph_e2ee.protocol.lifetime import Event
 from eph_e2ee.vault import keeper
 from eph_e2ee.vault.archive import Transaction

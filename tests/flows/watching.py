@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from eph_e2ee.model import Expired
+    from eph_e2ee.events import Expired
     from eph_e2ee.vault.vault import Vault
     from tests.support.clock import ManualClock
 

@@ -6,7 +6,8 @@ from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING
 
-from eph_e2ee.model import Delivered, Delivery, Phase
+from eph_e2ee.events import Delivered
+from eph_e2ee.model import Delivery, Phase
 from eph_e2ee.vault.marking import ORDER, mark_delivered, mark_failed
 from tests.vault.making import MINUTE, PETER, ROSA, adding, new_message
 from tests.vault.test_marking import entry, ours, spoil

@@ -16,6 +16,7 @@ from eph_e2ee.model import (
     MessageId,
     Seconds,
     TimerChange,
+    Trust,
 )
 from eph_e2ee.protocol.lifetime import Event
 from eph_e2ee.vault.primitives import pad, random_key, seal
@@ -54,6 +55,8 @@ CONTENTS = st.builds(
     sent_at=st.floats(allow_nan=False, allow_infinity=False),
     archive_id=st.none() | st.text(),
     change=st.none() | CHANGES,
+    wants_marker=st.booleans(),
+    trust=st.none() | st.sampled_from(Trust),
 )
 
 
@@ -67,6 +70,12 @@ def test_the_codes_of_the_format_never_change() -> None:
         "delivered",
         "displayed",
         "failed",
+    ]
+    assert [value.value for value in Trust] == [
+        "trusted",
+        "blindly trusted",
+        "undecided",
+        "distrusted",
     ]
     assert set(DELIVERY_CODES) == set(Delivery)
     assert set(DIRECTIONS) == set(Direction)
@@ -87,6 +96,22 @@ def test_what_is_no_content_is_damaged(data: bytes) -> None:
     key = random_key()
     with pytest.raises(VaultDamaged):
         open_content(seal(key, pad(data), _kind(3)), key, 3)
+
+
+BEFORE_TRUST = '["text",[],"rosa@example.org",7,"id",1.5,null,null,true'
+
+
+def test_a_content_from_before_trust_was_kept() -> None:
+    key = random_key()
+    content = open_content(seal(key, pad(f"{BEFORE_TRUST}]".encode()), _kind(3)), key, 3)
+    assert (content.body, content.wants_marker, content.trust) == ("text", True, None)
+
+
+@pytest.mark.parametrize("more", [',"VERIFIED"', ',"trusted",1', ",7"])
+def test_a_trust_that_is_none_is_damaged(more: str) -> None:
+    key = random_key()
+    with pytest.raises(VaultDamaged):
+        open_content(seal(key, pad(f"{BEFORE_TRUST}{more}]".encode()), _kind(3)), key, 3)
 
 
 class Row:

@@ -13,7 +13,8 @@ from omemo.session_manager import (
     StillUndecided,
 )
 
-from eph_e2ee.model import BareJid, Cause, DeviceId, LeftOut
+from eph_e2ee.events import Cause, LeftOut
+from eph_e2ee.model import BareJid, DeviceId
 from eph_e2ee.xmpp.encrypting import Encrypted, encrypt
 from eph_e2ee.xmpp.parcel import MODERN, OLD
 

@@ -32,6 +32,7 @@ from eph_e2ee.xmpp.parcel import (
     opened,
     own_share,
     parsed,
+    sending_device,
     written,
 )
 from tests.xmpp.people import Person, talk
@@ -337,3 +338,15 @@ def test_a_stanza_without_a_payload_is_for_one_device_alone(namespace: str) -> N
     assert not is_empty(full)
     SubElement(element, f"{{{namespace}}}payload")
     assert not is_empty(message(element))
+
+
+@pytest.mark.parametrize("namespace", [MODERN, OLD])
+@pytest.mark.parametrize(
+    ("sid", "device"), [("7", 7), (" +07 ", 7), ("", None), ("seven", None), ("-7", None)]
+)
+def test_the_device_that_a_stanza_names(namespace: str, sid: str, device: int | None) -> None:
+    stanza = Element("{jabber:client}message")
+    encrypted = SubElement(stanza, f"{{{namespace}}}encrypted")
+    assert sending_device(stanza) is None
+    SubElement(encrypted, f"{{{namespace}}}header", {"sid": sid})
+    assert sending_device(stanza) == device

@@ -12,7 +12,8 @@ from slixmpp.xmlstream.matcher import MatchXPath
 
 import eph_e2ee
 from eph_e2ee.errors import LocalProtocolError, Reason, RemoteProtocolError
-from eph_e2ee.model import BareJid, MessageId, Rejection
+from eph_e2ee.events import Rejection
+from eph_e2ee.model import BareJid, MessageId
 from eph_e2ee.protocol.envelope import NAMESPACE, Finding
 from tests.xmpp.test_startup import features, settled
 

@@ -1,0 +1,198 @@
+"""Messages that wait for somebody to decide on their device: as they came, still encrypted.
+
+Nothing of them can be shown by accident, nothing that they say counts, and no key of theirs is
+spent: they are opened once the device is trusted, in their order, as if they had just come.
+"""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
+
+from eph_e2ee.clock import Clock
+from eph_e2ee.errors import LocalProtocolError, VaultDamaged
+from eph_e2ee.incoming import Incoming
+from eph_e2ee.model import BareJid, MessageId, Seconds
+from eph_e2ee.protocol import xml
+from eph_e2ee.vault.archive import Transaction
+from eph_e2ee.vault.vault import Vault
+from eph_e2ee.xmpp.account import Account
+from eph_e2ee.xmpp.parcel import sending_device
+from eph_e2ee.xmpp.redaction import contained
+from eph_e2ee.xmpp.stanzas import Arrival, Way
+
+__all__ = ["Withheld"]
+
+MOST_OF_ONE: Final = 64
+"""Messages of one account that wait: anybody can write to us, and nobody has seen these yet. The
+first ones stay, for the others need the keys that they bring."""
+
+LARGEST: Final = 1024 * 1024
+"""Characters of all that wait together; every further message has them written anew."""
+
+WAITING: Final = "withheld messages"
+"""The value of the vault that keeps them."""
+
+
+class _Item(NamedTuple):
+    """One message, as JSON has it.
+
+    Attributes:
+        arrived: when, in seconds since the epoch.
+        device: the one that says it has sent it; None where it says nothing sensible.
+        stanza: the `<message/>` element.
+        rest: the other fields of an `Arrival`, in their order.
+    """
+
+    arrived: float
+    device: int | None
+    stanza: str
+    rest: list[Any]
+
+
+class Withheld:
+    """Keeps what has to wait, and opens it when it need not any more.
+
+    Args:
+        account: where trust is known.
+        vault: where it waits.
+        incoming: what opens it.
+        clock: what its arrival is measured by.
+        unread_cap: how long messages with a timer are kept that nobody reads; any of these may
+            have one.
+    """
+
+    def __init__(
+        self,
+        account: Account,
+        vault: Vault,
+        incoming: Incoming,
+        clock: Clock,
+        unread_cap: Seconds | None,
+    ) -> None:
+        self._account = account
+        self._vault = vault
+        self._incoming = incoming
+        self._clock = clock
+        self._unread_cap = unread_cap
+        self._opening = asyncio.Lock()
+        incoming.on_withheld = self.keep
+
+    def keep(self, vault: Transaction, arrivals: Sequence[Arrival]) -> None:
+        """Have arrivals wait behind the others, as far as there is room.
+
+        What does not open any more stops nobody (F38): nothing is added to it.
+        """
+        with suppress(VaultDamaged):
+            items = self._alive(vault)
+            size = sum(len(item.stanza) for item in items)
+            for arrival in arrivals:
+                item = _packed(arrival, self._clock.now())
+                if item is None or size + len(item.stanza) > LARGEST:
+                    continue
+                if sum(_sender(each) == arrival.sender for each in items) < MOST_OF_ONE:
+                    items.append(item)
+                    size += len(item.stanza)
+            _write(vault, items)
+
+    async def reopen(self, sender: BareJid) -> None:
+        """Open what waits of an account, but for what comes from devices still to be decided on.
+
+        Canceling it is safe.
+
+        Raises:
+            NotSent: OMEMO does not run; all waits still.
+            VaultError: not all was stored; what was not waits still.
+        """
+        async with self._opening:
+            if all(_sender(item) != sender for item in await self._vault.transact(self._alive)):
+                return
+            undecided = await self._account.devices.undecided(sender)
+            due = [
+                item
+                for item in await self._vault.transact(self._alive)
+                if _sender(item) == sender and item.device not in undecided
+            ]
+
+            def drop(vault: Transaction) -> None:
+                _write(vault, [item for item in self._alive(vault) if item not in due])
+
+            arrivals = [_unpacked(item) for item in due]
+            for received in await self._incoming.take_archived(arrivals, drop, new=False):
+                self._incoming.on_message(received)
+
+    @contained
+    async def begin(self) -> None:
+        """Do so for all: trust may have been decided on just before the last session ended."""
+        await self._account.omemo.running()
+        items = await self._vault.transact(self._alive)
+        for sender in dict.fromkeys(map(_sender, items)):
+            await self.reopen(sender)
+
+    @staticmethod
+    def forget(vault: Transaction, sender: BareJid) -> None:
+        """Forget what waits of an account, inside of a work of the vault."""
+        with suppress(VaultDamaged):  # nobody can read it any more
+            _write(vault, [item for item in _read(vault) if _sender(item) != sender])
+
+    def _alive(self, vault: Transaction) -> list[_Item]:
+        """What waits; what nobody has read within the cap is forgotten (F19)."""
+        items, cap, now = _read(vault), self._unread_cap, self._clock.now()
+        alive = [item for item in items if cap is None or now < item.arrived + cap]
+        if len(alive) != len(items):
+            _write(vault, alive)
+        return alive
+
+
+def _read(vault: Transaction) -> list[_Item]:
+    text = vault.value(WAITING)
+    try:
+        return [] if text is None else [_Item(*item) for item in json.loads(text)]
+    except (ValueError, TypeError):
+        raise VaultDamaged("the messages that are withheld are damaged: restore them") from None
+
+
+def _write(vault: Transaction, items: list[_Item]) -> None:
+    text = json.dumps(items, ensure_ascii=False) if items else None
+    if text is not None or vault.value(WAITING) is not None:
+        vault.put_value(WAITING, text)
+
+
+def _sender(item: _Item) -> BareJid:
+    return BareJid(item.rest[0])
+
+
+def _packed(arrival: Arrival, now: float) -> _Item | None:
+    try:
+        stanza = xml.serialize(arrival.xml).decode()
+    except LocalProtocolError:  # more elements than any message has
+        return None
+    sent_at = datetime.fromtimestamp(now, UTC) if arrival.sent_at is None else arrival.sent_at
+    rest = [
+        arrival.sender,
+        arrival.recipient,
+        arrival.message_id,
+        arrival.archive_id,
+        sent_at.isoformat(),
+        arrival.way.value,
+        arrival.room,
+        arrival.member,
+    ]
+    return _Item(now, sending_device(arrival.xml), stanza, rest)
+
+
+def _unpacked(item: _Item) -> Arrival:
+    sender, recipient, message_id, archive_id, sent_at, way, room, member = item.rest
+    return Arrival(
+        xml=xml.parse(item.stanza.encode()),
+        sender=BareJid(sender),
+        recipient=BareJid(recipient),
+        message_id=MessageId(message_id),
+        archive_id=archive_id,
+        sent_at=datetime.fromisoformat(sent_at),
+        way=Way(way),
+        room=None if room is None else BareJid(room),
+        member=member,
+    )
