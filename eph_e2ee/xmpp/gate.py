@@ -132,6 +132,11 @@ class Gate:
         self._unit: Unit | None = None
 
     @property
+    def storage(self) -> Storage:
+        """Where operations load and store; what belongs to them, and nobody else, is kept there."""
+        return self._storage
+
+    @property
     def unit(self) -> Unit | None:
         """The operation that this task runs under the lock, if it does."""
         return self._unit if self._owner is asyncio.current_task() else None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from eph_e2ee.xmpp.sessions import HEARTBEAT
+from eph_e2ee.xmpp.unanswered import HEARTBEAT
 from tests.xmpp.people import talk
 
 if TYPE_CHECKING:
