@@ -9,6 +9,7 @@ Events, in slixmpp's manner, each with one value:
     ephemeral_expired        `model.Expired`: a message has disappeared
     ephemeral_timer_changed  `model.TimerChange`: a conversation's timer is another one
     ephemeral_delivery       `model.Delivered`: how far a message of ours came
+    ephemeral_opt_out        `model.OptOut`: a peer asks for plain text; sending to it is blocked
     ephemeral_catch_up       `model.CatchUp`: how far the archive has been read
     ephemeral_unsupported    `model.Unsupported`: devices that a message did not reach
     ephemeral_rejected       `model.Rejection`: something arrived that was not taken
@@ -41,7 +42,9 @@ from eph_e2ee.model import (
     Seconds,
 )
 from eph_e2ee.notices import Notices
+from eph_e2ee.optouts import OptOuts
 from eph_e2ee.outgoing import Outgoing
+from eph_e2ee.peers import Peers
 from eph_e2ee.protocol import lifetime, xml
 from eph_e2ee.protocol.capability import Capability
 from eph_e2ee.protocol.ephemeral import checked_timer
@@ -70,7 +73,7 @@ class Options:
     displayed_sync: bool
 
 
-class Chat:
+class Chat(Peers):
     """One account's disappearing messages; `attaching.attach` makes it, `close` ends it.
 
     JIDs may be given with a resource, which is not looked at. Every coroutine is safe to cancel: a
@@ -83,15 +86,18 @@ class Chat:
         self._clock = clock
         self._options = options
         self._conversations = Conversations(vault, options.default)
+        opt_outs = OptOuts(account, vault)
         self._outgoing = Outgoing(
             account,
             vault,
             self._conversations,
+            opt_outs,
             clock,
             legacy=options.legacy,
             receipts=options.receipts,
         )
-        letters = Letters(account, self._conversations, clock, unread_cap=options.unread_cap)
+        super().__init__(account, self._outgoing, opt_outs)
+        letters = self._letters(opt_outs)
         notices = Notices(account, vault, clock, believing=options.displayed_sync)
         notices.on_bounced = self._outgoing.came_back
         self._incoming = Incoming(account, vault, self._conversations, letters, notices)
@@ -295,6 +301,10 @@ class Chat:
                 entry.number,
             )
         )
+
+    def _letters(self, opt_outs: OptOuts) -> Letters:
+        cap = self._options.unread_cap
+        return Letters(self._account, self._conversations, opt_outs, self._clock, unread_cap=cap)
 
     def _session_begun(self, new: bool) -> None:  # noqa: FBT001 -- a fact, no switch
         if new:

@@ -6,6 +6,7 @@
     │   ├── NotSent                 nothing left this machine; nothing fell back to plaintext
     │   │   ├── NotConnected
     │   │   ├── NoEligibleDevices
+    │   │   ├── OptedOut
     │   │   └── TrustUndecided
     │   └── VaultError
     │       ├── VaultClosed
@@ -33,6 +34,7 @@ __all__ = [
     "NoEligibleDevices",
     "NotConnected",
     "NotSent",
+    "OptedOut",
     "Reason",
     "RemoteError",
     "RemoteProtocolError",
@@ -83,6 +85,13 @@ class NoEligibleDevices(NotSent):
 
     def __reduce__(self) -> tuple[type["NoEligibleDevices"], tuple[frozenset[str]]]:
         return type(self), (self.recipients,)
+
+
+class OptedOut(NotSent):
+    """The peer has opted out of OMEMO; `Chat.confirm_opt_out` lets messages pass again.
+
+    They are encrypted as before: this library sends no plain text.
+    """
 
 
 class TrustUndecided(NotSent):
@@ -140,6 +149,7 @@ class Reason(enum.Enum):
     WRONG_TIME = "the envelope's time is too far from the time of sending"
     UNENCRYPTED_ENVELOPE = "an envelope outside of encryption"
     UNDECRYPTABLE = "no key opens it"
+    NO_SESSION = "it belongs to a session that is not here; another one is begun"
     DUPLICATE = "it has been opened before"
     NOT_FOR_THIS_DEVICE = "not encrypted to this device"
     UNKNOWN_SENDER = "the sending device is not in the sender's device list"

@@ -24,7 +24,8 @@ from eph_e2ee.model import (
     Seconds,
     TimerChange,
 )
-from eph_e2ee.protocol import agreement, ephemeral, lifetime, marks, setting, xml
+from eph_e2ee.optouts import Heard, OptOuts
+from eph_e2ee.protocol import agreement, ephemeral, lifetime, marks, optout, setting, xml
 from eph_e2ee.protocol.agreement import Agreement, Speech
 from eph_e2ee.protocol.envelope import Envelope, Finding
 from eph_e2ee.protocol.ephemeral import Announcement, Kind
@@ -57,6 +58,7 @@ class Letter:
         setting: the conversation's setting, as `Conversations.change` gave it.
         change: the change of the timer, to be told.
         marks: what it tells about other messages.
+        opt_out: what it says about opting out of OMEMO.
         sent_at: when it was sent, in seconds since the epoch; never in the future.
         findings: what was accepted in it although it is not as it should be.
         rejected: why nothing of it is taken. Its key is spent all the same.
@@ -71,6 +73,7 @@ class Letter:
     setting: str | None = field(default=None, repr=False)
     change: TimerChange | None = None
     marks: Marks = field(default_factory=Marks, repr=False)
+    opt_out: Heard = field(default_factory=Heard)
     sent_at: float = 0.0
     findings: tuple[Finding, ...] = ()
     rejected: Reason | None = None
@@ -83,12 +86,14 @@ class Letters:
         self,
         account: Account,
         conversations: Conversations,
+        opt_outs: OptOuts,
         clock: Clock,
         *,
         unread_cap: Seconds | None = None,
     ) -> None:
         self._account = account
         self._conversations = conversations
+        self._opt_outs = opt_outs
         self._clock = clock
         self._unread_cap = unread_cap
 
@@ -166,8 +171,28 @@ class Letters:
             message=self._message(letter, unsealed, (body, elements), timer) if kept else None,
             setting=self._conversations.change(letter.peer, before, after),
             change=None if change is None else self._told(letter.peer, change),
+            opt_out=await self._opt_out(letter, unsealed, envelope, speaks=bool(kept)),
             findings=_findings(envelope, announcement, arrival) + malformed,
         )
+
+    async def _opt_out(
+        self, letter: Letter, unsealed: Opened, envelope: Envelope, *, speaks: bool
+    ) -> Heard:
+        """What the peer says about opting out; nobody says so for a room, or for us."""
+        if letter.arrival.room is not None or letter.arrival.sender == self._account.bare:
+            return Heard()
+        return await self._opt_outs.heard(
+            letter.peer,
+            envelope.content,
+            device=DeviceId(unsealed.device.device_id),
+            sent_at=letter.sent_at,
+            speaks=speaks,
+        )
+
+    def forget(self, arrival: Arrival) -> None:
+        """Read again what it has changed: the commit that held it has failed."""
+        self._conversations.forget(self.peer(arrival))
+        self._opt_outs.forget(self.peer(arrival))
 
     def _speech(
         self,
@@ -294,7 +319,8 @@ def _taken_apart(content: tuple[Element, ...]) -> tuple[str | None, tuple[Elemen
 
 def _is_ours(element: Element) -> bool:
     """Tell whether an element is dealt with here, and none of the application's."""
-    return ephemeral.is_ephemeral(element) or setting.is_setting(element) or marks.is_mark(element)
+    known = (ephemeral.is_ephemeral, setting.is_setting, marks.is_mark, optout.is_opt_out)
+    return any(knows(element) for knows in known)
 
 
 def _findings(

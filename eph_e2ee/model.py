@@ -21,6 +21,7 @@ __all__ = [
     "LeftOut",
     "Legacy",
     "MessageId",
+    "OptOut",
     "Phase",
     "Rejection",
     "Seconds",
@@ -193,6 +194,23 @@ class Delivered:
     number: int
     conversation: BareJid
     delivery: Delivery
+
+
+@dataclass(frozen=True, slots=True)
+class OptOut:
+    """Event `ephemeral_opt_out`: a peer asks for plain text instead of OMEMO (XEP-0384 5.7).
+
+    Nothing is sent to it until `Chat.confirm_opt_out`, or until it writes encrypted itself.
+
+    Attributes:
+        conversation: the bare JID of the peer.
+        device: the device that says so.
+        reason: the peer's words, told this once and not kept; None without any.
+    """
+
+    conversation: BareJid
+    device: DeviceId
+    reason: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

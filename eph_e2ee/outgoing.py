@@ -28,6 +28,7 @@ from eph_e2ee.model import (
     TimerChange,
     Unsupported,
 )
+from eph_e2ee.optouts import OptOuts
 from eph_e2ee.protocol import agreement, ephemeral, lifetime, marks, setting, xml
 from eph_e2ee.protocol.agreement import Agreement
 from eph_e2ee.protocol.setting import Setting
@@ -65,6 +66,7 @@ class Outgoing:
         account: Account,
         vault: Vault,
         conversations: Conversations,
+        opt_outs: OptOuts,
         clock: Clock,
         *,
         legacy: Legacy,
@@ -75,6 +77,7 @@ class Outgoing:
         self._account = account
         self._vault = vault
         self._conversations = conversations
+        self._opt_outs = opt_outs
         self._clock = clock
         self._left: list[tuple[int, float]] = []
         self._unacknowledged: dict[MessageId, tuple[int, BareJid, float]] = {}
@@ -116,16 +119,20 @@ class Outgoing:
         self._tell(parcel)
         return entry
 
-    async def signal(self, recipient: BareJid, content: list[Element]) -> None:
+    async def signal(self, recipient: BareJid, content: list[Element]) -> bool:
         """Send what is for clients alone, in an envelope: no copy, no timer, nothing in clear.
 
         Devices that read no envelopes get nothing. Canceling it is safe.
+
+        Returns:
+            Whether there was any device for it.
 
         Raises:
             NotSent: nothing left.
             VaultError: nothing left.
         """
         self._account.check_session()
+        await self._opt_outs.check(recipient)
         await self._account.prepare(recipient)
         envelope = self._account.build(content, to=recipient)
         pending = await self._account.begin(
@@ -133,6 +140,7 @@ class Outgoing:
         )
         await pending.finish()
         self._account.send(recipient, self._account.new_id(), pending.value, None)
+        return bool(pending.value.messages)
 
     async def note(self) -> None:
         """Start the timers of messages that have left; one write for all of them.
@@ -184,6 +192,7 @@ class Outgoing:
 
     async def _sealed(self, draft: Draft, *, confirmed: bool = False) -> _Parcel:
         """Under the lock: the timer that stands now is the message's own from here on (F29)."""
+        await self._opt_outs.check(draft.recipient)
         before = await self._conversations.setting(draft.recipient)
         after, stated = self._announced(self._agreed(before, draft))
         timer = after.timer if isinstance(draft.timer, Agreed) else draft.timer

@@ -7,8 +7,10 @@ from contextlib import suppress
 from typing import Any, cast
 
 import omemo
+from omemo.types import DeviceInformation
 from slixmpp import JID
 
+from eph_e2ee.errors import NotSent
 from eph_e2ee.model import BareJid, DeviceId, MessageId
 from eph_e2ee.xmpp.parcel import MODERN, written
 from eph_e2ee.xmpp.redaction import contained
@@ -59,17 +61,24 @@ class Answering(Sealing, metaclass=ABCMeta):
             those that publish no usable keys.
 
         Raises:
-            OMEMOException: the server could not be asked.
+            NotSent: the server could not be asked.
         """
-        await self.get_session_manager()
-        await self.refresh_device_lists({JID(jid)})
-        known = await self.sessions.get_device_information(jid)
+        known = await self._known(jid)
         begun = set[DeviceId]()
         for device_id in (device.device_id for device in known):
             for namespace in self.sessions.backends:
                 if await self._repaired((namespace, jid, device_id)):
                     begun.add(DeviceId(device_id))
         return frozenset(begun)
+
+    async def _known(self, jid: BareJid) -> frozenset[DeviceInformation]:
+        try:
+            await self.get_session_manager()
+            await self.refresh_device_lists({JID(jid)})
+            return await self.sessions.get_device_information(jid)
+        except omemo.OMEMOException as failure:
+            kind = type(failure).__name__
+        raise NotSent(f"the devices are not known ({kind}); repair again later")
 
     async def _repaired(self, device: Device) -> bool:
         """Begin one session anew; whatever is wrong with a device's keys stops no other one."""

@@ -38,7 +38,7 @@ class Party:
 
     EVENTS = (
         *("message", "expired", "timer_changed", "delivery"),
-        *("catch_up", "unsupported", "rejected"),
+        *("catch_up", "unsupported", "rejected", "opt_out"),
     )
 
     def __init__(
