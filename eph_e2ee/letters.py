@@ -42,6 +42,7 @@ SHORTEST_CLEAR_TIMER: Final = Seconds(5)
 """The floor of a timer that stood in clear beside legacy OMEMO: no server burns messages unread."""
 
 BODY: Final = "{jabber:client}body"
+LANGUAGE: Final = "{http://www.w3.org/XML/1998/namespace}lang"
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,8 +312,13 @@ def line_of(change: TimerChange, message_id: MessageId, at: float) -> NewMessage
 
 
 def _taken_apart(content: tuple[Element, ...]) -> tuple[str | None, tuple[Element, ...]]:
-    """The text, and the elements beside it, the timer's own and the marks."""
+    """The text, and the elements beside it, without the timer's own and the marks.
+
+    A text may come in several languages (RFC 6121 section 5.2.3); the one that names none is taken,
+    else the first. What is called a body in another namespace is an element like any other.
+    """
     bodies = [element for element in content if element.tag == BODY]
+    bodies.sort(key=lambda element: LANGUAGE in element.attrib)
     others = (element for element in content if element.tag != BODY and not _is_ours(element))
     return (bodies[0].text or "") if bodies else None, tuple(others)
 

@@ -9,21 +9,21 @@ from collections.abc import Awaitable
 from typing import Any, Final, TypeVar
 
 import omemo
-from omemo.session_manager import BundleDownloadFailed, BundleNotFound
+from omemo.session_manager import BundleDownloadFailed
 from omemo.storage import Storage
 from omemo.types import DeviceList, SignedLabel
 from slixmpp import JID
-from slixmpp_omemo.xep_0384 import _download_bundle
 from xeddsa import XEdDSAException
 
 __all__ = [
     "MAX_DEVICES",
     "MAX_KNOWN",
     "MAX_PRE_KEYS",
+    "CheckedClient",
+    "CheckedPubSub",
     "bounded",
     "built",
     "check_bundle",
-    "download_bundle",
     "forget_unlisted",
 ]
 
@@ -40,6 +40,12 @@ fetch (`gate.MAXIMUM_FETCHES`)."""
 
 MAX_PRE_KEYS: Final = 1000
 """Pre keys of a bundle: clients publish 100. One is used; checking the others takes time."""
+
+MAX_ELEMENTS: Final = MAX_PRE_KEYS + 10
+"""XML elements of an item, before python-omemo's schemas are asked: 20 µs each."""
+
+CURRENT: Final = "current"
+"""What XEP-0384 calls the one item of a list; others call it what they like."""
 
 LARGEST_ID: Final = 2**31 - 1
 
@@ -113,33 +119,43 @@ async def built(session: Awaitable[Built]) -> Built:
     raise omemo.KeyExchangeFailed("the bundle's keys cannot be used")
 
 
-async def download_bundle(
-    pubsub: Any, namespace: str, bare_jid: str, device_id: int
-) -> omemo.Bundle:
-    """Download a bundle as slixmpp-omemo does, and read it if it is of a sensible size.
+class CheckedClient:
+    """A client for slixmpp-omemo, which sees its PubSub through `CheckedPubSub`."""
 
-    Raises:
-        BundleNotFound: the device has published none.
-        BundleDownloadFailed: it could not be had, or cannot be read.
-    """
-    checking: Any = _Bounded(pubsub, device_id)
-    return await _download_bundle(checking, namespace, bare_jid, device_id)
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def __getitem__(self, name: str) -> Any:
+        return CheckedPubSub(self._client.plugin[name])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
 
 
-class _Bounded:
-    """The part of XEP-0060 that slixmpp-omemo downloads bundles with."""
+class CheckedPubSub:
+    """XEP-0060, whose items are looked at before they are parsed; otherwise as it is."""
 
-    def __init__(self, pubsub: Any, device_id: int) -> None:
+    def __init__(self, pubsub: Any) -> None:
         self._pubsub = pubsub
-        self._device_id = device_id
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pubsub, name)
 
     async def get_items(self, jid: JID, node: str, **options: Any) -> Any:
+        """Ask for items; of several lists, whatever was asked for, the one called "current".
+
+        Raises:
+            OMEMOException: they are not those that were asked for, or too large.
+        """
         answer = await self._pubsub.get_items(jid, node, **options)
-        for item in answer["pubsub"]["items"]:
-            if "item_ids" in options and item["id"] != str(self._device_id):
-                raise BundleNotFound("the bundle of another device")
-            if sum(1 for _ in item.xml.iter()) > MAX_PRE_KEYS + 10:
-                raise BundleDownloadFailed("more keys than a bundle has")
+        items = list(answer["pubsub"]["items"])
+        wanted = options.get("item_ids")
+        if wanted is None and len(items) > 1 and any(item["id"] == CURRENT for item in items):
+            return await self._pubsub.get_items(jid, node, item_ids=[CURRENT])
+        if wanted is not None and any(item["id"] not in wanted for item in items):
+            raise omemo.OMEMOException("items that nobody has asked for")
+        if sum(1 for item in items for _ in item.xml.iter()) > MAX_ELEMENTS:
+            raise omemo.OMEMOException("more than a list or a bundle holds")
         return answer
 
 

@@ -21,6 +21,7 @@ from slixmpp_omemo import TrustLevel
 from slixmpp_omemo.xep_0384 import (
     OLDMEMO_DEVICE_LIST_NODE,
     TWOMEMO_DEVICE_LIST_NODE,
+    _download_bundle,
     _make_session_manager,
 )
 
@@ -210,11 +211,8 @@ class Startup(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
         return sessions
 
     def _session_manager_class(self, gate: Gate, backends: list[Modern | Legacy]) -> type[Sessions]:
-        network = type(
-            "Network",
-            (_make_session_manager(self.xmpp, self),),
-            {"_download_bundle": staticmethod(self._bundle)},
-        )
+        client: Any = published.CheckedClient(self.xmpp)
+        network = _make_session_manager(client, self)
         made = type(
             "SessionManager",
             (Sessions, network),
@@ -232,12 +230,9 @@ class Startup(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
     def _legacy_bundle(
         self, bare_jid: str, device_id: int
     ) -> Awaitable[oldmemo.oldmemo.BundleImpl]:
-        download = self._bundle(OLD, bare_jid, device_id)
+        pubsub: Any = published.CheckedPubSub(self.xmpp.plugin["xep_0060"])
+        download = _download_bundle(pubsub, OLD, bare_jid, device_id)
         return cast("Awaitable[oldmemo.oldmemo.BundleImpl]", download)
-
-    def _bundle(self, namespace: str, bare_jid: str, device_id: int) -> Awaitable[omemo.Bundle]:
-        pubsub = self.xmpp.plugin["xep_0060"]
-        return published.download_bundle(pubsub, namespace, bare_jid, device_id)
 
     async def _introduce(self, sessions: Sessions) -> None:
         """Learn our own device id, who reads envelopes, and tell others that we do (a label)."""
