@@ -182,7 +182,7 @@ async def test_legacy_with_a_fallback_body(town: Town, peter: Party) -> None:
         LEGACY.format(
             id="c-1",
             sid=message.device_id,
-            keys='<key rid="4711">MwgB</key>' + tostring(key).decode(),
+            keys=tostring(key).decode(),
             iv=xml.findtext(f".//{{{OLD}}}iv"),
             payload=xml.findtext(f"{{{OLD}}}payload"),
         )
