@@ -149,7 +149,7 @@ class Reason(enum.Enum):
     WRONG_TIME = "the envelope's time is too far from the time of sending"
     UNENCRYPTED_ENVELOPE = "an envelope outside of encryption"
     UNDECRYPTABLE = "no key opens it"
-    NO_SESSION = "it belongs to a session that is not here; another one is begun"
+    NO_SESSION = "it was encrypted in a session that is not here"
     DUPLICATE = "it has been opened before"
     NOT_FOR_THIS_DEVICE = "not encrypted to this device"
     UNKNOWN_SENDER = "the sending device is not in the sender's device list"

@@ -72,7 +72,7 @@ def bundle(
     return f"<bundle xmlns='urn:xmpp:omemo:2'>{identity}{spk}{spks}{listed}</bundle>"
 
 
-PRIVATE = bytes(range(32))
+PRIVATE = xeddsa.priv_force_sign(bytes(range(32)), False)
 IDENTITY = xeddsa.priv_to_ed25519_pub(PRIVATE)
 OFF_THE_CURVE = b64(b"\xff" * 32)
 SIGNED = xeddsa.priv_to_curve25519_pub(PRIVATE)
