@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
 from eph_e2ee.chat import Chat, Options, seconds
+from eph_e2ee.clear import SHORTEST_CLEAR_TIMER, ClearTimers
 from eph_e2ee.clock import Clock
 from eph_e2ee.errors import LocalProtocolError
-from eph_e2ee.letters import SHORTEST_CLEAR_TIMER, ClearTimers
 from eph_e2ee.model import Legacy, Untrusted
 from eph_e2ee.vault.ratchets import Ratchets
 from eph_e2ee.vault.rootkey import RootKey

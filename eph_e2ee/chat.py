@@ -14,6 +14,7 @@ Events, in slixmpp's manner, each with one value:
     ephemeral_skipped        `events.Skipped`: devices and members that get nothing
     ephemeral_new_device     `events.NewDevice`: somebody of whom a device is trusted has a new one
     ephemeral_rejected       `events.Rejection`: something arrived that was not taken
+    ephemeral_opt_out        `events.OptOut`: a peer asks for plain text; sending to it is blocked
 """
 
 import asyncio
@@ -24,6 +25,7 @@ from typing import Self
 from xml.etree.ElementTree import Element
 
 from eph_e2ee.catchup import CatchingUp
+from eph_e2ee.clear import ClearTimers
 from eph_e2ee.clock import Clock
 from eph_e2ee.conversations import Conversations
 from eph_e2ee.drafts import AGREED, Agreed, Draft
@@ -31,18 +33,19 @@ from eph_e2ee.errors import LocalProtocolError
 from eph_e2ee.events import Expired
 from eph_e2ee.expiry import Expiry
 from eph_e2ee.incoming import Incoming, Received
-from eph_e2ee.letters import ClearTimers, Letters
+from eph_e2ee.letters import Letters
 from eph_e2ee.message import Message, delta
 from eph_e2ee.model import BareJid, Content, DeviceId, Entry, Erasure, Legacy, Phase, Seconds, Trust
 from eph_e2ee.notices import Notices
+from eph_e2ee.optouts import OptOuts
 from eph_e2ee.outgoing import Outgoing, Sent
+from eph_e2ee.peers import Peers
 from eph_e2ee.protocol import lifetime, xml
 from eph_e2ee.protocol.capability import Capability
 from eph_e2ee.protocol.ephemeral import seconds
 from eph_e2ee.reading import Reading
 from eph_e2ee.vault.archive import Transaction
 from eph_e2ee.vault.vault import Vault
-from eph_e2ee.warnings import Warnings
 from eph_e2ee.withheld import Withheld
 from eph_e2ee.xmpp.account import Account
 from eph_e2ee.xmpp.devices import Device
@@ -68,7 +71,7 @@ class Options:
     clear_timers: ClearTimers
 
 
-class Chat:
+class Chat(Peers):
     """One account's disappearing messages; `attaching.attach` makes it, `close` ends it.
 
     JIDs may be given with a resource, which is not looked at. Every coroutine is safe to cancel: a
@@ -81,18 +84,21 @@ class Chat:
         self._clock = clock
         self._options = options
         self._conversations = Conversations(vault, options.default)
+        opt_outs = OptOuts(account, vault)
         self._outgoing = Outgoing(
             account,
             vault,
             self._conversations,
+            opt_outs,
             clock,
-            Warnings(account, options.legacy),
             legacy=options.legacy,
             receipts=options.receipts,
         )
+        super().__init__(account, self._outgoing, opt_outs)
+        letters = self._letters(opt_outs)
         notices = Notices(account, vault, clock, believing=options.displayed_sync)
         notices.on_bounced = self._outgoing.came_back
-        self._incoming = Incoming(account, vault, self._conversations, self._letters(), notices)
+        self._incoming = Incoming(account, vault, self._conversations, letters, notices)
         self._incoming.on_message = self._deliver
         self._withheld = Withheld(account, vault, self._incoming, clock, options.unread_cap)
         self._reading = Reading(
@@ -110,11 +116,12 @@ class Chat:
         self._tasks = [account.start(each) for each in lasting]
         self._listen(notices)
 
-    def _letters(self) -> Letters:
+    def _letters(self, opt_outs: OptOuts) -> Letters:
         options = self._options
         return Letters(
             self._account,
             self._conversations,
+            opt_outs,
             self._clock,
             unread_cap=options.unread_cap,
             clear_timers=options.clear_timers,

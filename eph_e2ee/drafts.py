@@ -6,7 +6,7 @@ from xml.etree.ElementTree import Element
 
 from eph_e2ee.errors import LocalProtocolError
 from eph_e2ee.model import BareJid, MessageId, Seconds
-from eph_e2ee.protocol import ephemeral, marks, setting
+from eph_e2ee.protocol import ephemeral, marks, optout, setting
 
 __all__ = ["AGREED", "Agreed", "Draft", "content_of"]
 
@@ -61,6 +61,8 @@ def content_of(draft: Draft, timer: Seconds | None, *, opting_out: bool) -> list
         raise LocalProtocolError("give a text as the body and a timer as the timer, no element")
     if any(marks.is_mark(item) or setting.is_setting(item) for item in draft.elements):
         raise LocalProtocolError("receipts, markers and settings are sent by themselves")
+    if any(optout.is_opt_out(item) for item in draft.elements):
+        raise LocalProtocolError("opt out with `Chat.opt_out`")
     content: list[Element] = []
     if draft.body is not None:
         body = Element(BODY)

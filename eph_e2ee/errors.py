@@ -6,6 +6,7 @@
     │   ├── NotSent                 nothing left this machine; nothing fell back to plaintext
     │   │   ├── NotConnected
     │   │   ├── NoEligibleDevices
+    │   │   ├── OptedOut
     │   │   ├── RoomUnsuitable
     │   │   └── TrustUndecided
     │   └── VaultError
@@ -34,6 +35,7 @@ __all__ = [
     "NoEligibleDevices",
     "NotConnected",
     "NotSent",
+    "OptedOut",
     "Reason",
     "RemoteError",
     "RemoteProtocolError",
@@ -86,6 +88,13 @@ class NoEligibleDevices(NotSent):
 
     def __reduce__(self) -> tuple[type["NoEligibleDevices"], tuple[frozenset[str]]]:
         return type(self), (self.recipients,)
+
+
+class OptedOut(NotSent):
+    """The peer has opted out of OMEMO; `Chat.confirm_opt_out` lets messages pass again.
+
+    They are encrypted as before: this library sends no plain text.
+    """
 
 
 class RoomUnsuitable(NotSent):
@@ -147,6 +156,7 @@ class Reason(enum.Enum):
     WRONG_TIME = "the envelope's time is too far from the time of sending"
     UNENCRYPTED_ENVELOPE = "an envelope outside of encryption"
     UNDECRYPTABLE = "no key opens it"
+    NO_SESSION = "it was encrypted in a session that is not here"
     DUPLICATE = "it has been opened before"
     NOT_FOR_THIS_DEVICE = "not encrypted to this device"
     UNKNOWN_SENDER = "the sending device is not in the sender's device list"

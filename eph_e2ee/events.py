@@ -13,6 +13,7 @@ __all__ = [
     "Expired",
     "LeftOut",
     "NewDevice",
+    "OptOut",
     "PlainMessage",
     "PlainTimerChange",
     "Rejection",
@@ -212,3 +213,20 @@ class PlainTimerChange:
     old: Seconds | None
     new: Seconds | None
     own: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OptOut:
+    """Event `ephemeral_opt_out`: a peer asks for plain text instead of OMEMO (XEP-0384 5.7).
+
+    Nothing is sent to it until `Chat.confirm_opt_out`, or until it writes encrypted itself.
+
+    Attributes:
+        conversation: the bare JID of the peer.
+        device: the device that says so.
+        reason: the peer's words, told this once and not kept; None without any.
+    """
+
+    conversation: BareJid
+    device: DeviceId
+    reason: str | None = field(default=None, repr=False)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from eph_e2ee import optouts
 from eph_e2ee.conversations import Conversations
 from eph_e2ee.errors import EphemeralError, Reason, RemoteProtocolError, VaultError
 from eph_e2ee.events import Delivered, Rejection
@@ -279,7 +280,7 @@ class Incoming:
         except BaseException:
             # The settings that were taken in may not have been written.
             for arrival, _ in fresh:
-                self._conversations.forget(self._letters.peer(arrival))
+                self._letters.forget(arrival)
             raise
         return len(pending.value)
 
@@ -295,6 +296,8 @@ class Incoming:
             waiting = Waiting(vault)
             for peer, text in settings.items():
                 self._conversations.write(vault, peer, text)
+            for letter in letters:
+                optouts.write(vault, letter.peer, letter.opt_out.state)
             entries = iter(_added(vault, letters, waiting))
             delivered = [
                 each for letter in letters for each in self._notices.applied(vault, letter, waiting)
@@ -334,6 +337,8 @@ class Incoming:
             self._reject(letter.arrival, letter.rejected, sink)
         if letter.change is not None:
             self._account.emit("ephemeral_timer_changed", letter.change)
+        if letter.opt_out.told is not None:
+            self._account.emit("ephemeral_opt_out", letter.opt_out.told)
         if entry is not None and entry.content is not None:
             wants_receipt = letter.marks.wants_receipt and not letter.own
             sink.tell(

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Final
 from xml.etree.ElementTree import Element
 
+from eph_e2ee.clear import ClearTimers, text_of
 from eph_e2ee.clock import Clock
 from eph_e2ee.conversations import Conversations
 from eph_e2ee.errors import Reason, RemoteProtocolError, VaultDamaged
@@ -25,7 +26,8 @@ from eph_e2ee.model import (
     TimerChange,
     Trust,
 )
-from eph_e2ee.protocol import agreement, ephemeral, lifetime, marks, setting, xml
+from eph_e2ee.optouts import Heard, OptOuts
+from eph_e2ee.protocol import agreement, ephemeral, lifetime, marks, optout, setting, xml
 from eph_e2ee.protocol.agreement import Agreement, Speech
 from eph_e2ee.protocol.envelope import Envelope, Finding
 from eph_e2ee.protocol.ephemeral import Announcement, Kind
@@ -36,34 +38,10 @@ from eph_e2ee.xmpp.account import Account
 from eph_e2ee.xmpp.parcel import MODERN, OLD, Opened
 from eph_e2ee.xmpp.stanzas import Arrival
 
-__all__ = [
-    "SHORTEST_CLEAR_TIMER",
-    "ClearTimers",
-    "Letter",
-    "Letters",
-    "archive_name",
-    "id_name",
-    "line_of",
-]
-
-SHORTEST_CLEAR_TIMER: Final = Seconds(5)
-"""The floor of a timer that stood in clear beside legacy OMEMO: no server burns messages unread."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClearTimers:
-    """What is made of timers that stand in clear beside legacy OMEMO.
-
-    Attributes:
-        floor: none counts as shorter than that.
-        believed: whether they may change a conversation's setting.
-    """
-
-    floor: Seconds = SHORTEST_CLEAR_TIMER
-    believed: bool = False
-
+__all__ = ["Letter", "Letters", "archive_name", "id_name", "line_of"]
 
 BODY: Final = "{jabber:client}body"
+LANGUAGE: Final = "{http://www.w3.org/XML/1998/namespace}lang"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +59,7 @@ class Letter:
         setting: the conversation's setting, as `Conversations.change` gave it.
         change: the change of the timer, to be told.
         marks: what it tells about other messages.
+        opt_out: what it says about opting out of OMEMO.
         sent_at: when it was sent, in seconds since the epoch; never in the future.
         findings: what was accepted in it although it is not as it should be.
         rejected: why nothing of it is taken. Its key is spent all the same, unless it `waits`.
@@ -96,6 +75,7 @@ class Letter:
     setting: str | None = field(default=None, repr=False)
     change: TimerChange | None = None
     marks: Marks = field(default_factory=Marks, repr=False)
+    opt_out: Heard = field(default_factory=Heard)
     sent_at: float = 0.0
     findings: tuple[Finding, ...] = ()
     rejected: Reason | None = None
@@ -118,6 +98,7 @@ class Letters:
         self,
         account: Account,
         conversations: Conversations,
+        opt_outs: OptOuts,
         clock: Clock,
         *,
         unread_cap: Seconds | None = None,
@@ -125,6 +106,7 @@ class Letters:
     ) -> None:
         self._account = account
         self._conversations = conversations
+        self._opt_outs = opt_outs
         self._clock = clock
         self._unread_cap = unread_cap
         self._clear_timers = clear_timers or ClearTimers()
@@ -217,8 +199,28 @@ class Letters:
             message=self._message(letter, unsealed, (body, elements), timer) if kept else None,
             setting=self._conversations.change(letter.peer, before, after),
             change=None if change is None else self._told(letter.peer, change),
+            opt_out=await self._opt_out(letter, unsealed, envelope, speaks=bool(kept)),
             findings=_findings(envelope, announcement, arrival) + malformed,
         )
+
+    async def _opt_out(
+        self, letter: Letter, unsealed: Opened, envelope: Envelope, *, speaks: bool
+    ) -> Heard:
+        """What the peer says about opting out; nobody says so for a room, or for us."""
+        if letter.arrival.room is not None or letter.arrival.sender == self._account.bare:
+            return Heard()
+        return await self._opt_outs.heard(
+            letter.peer,
+            envelope.content,
+            device=DeviceId(unsealed.device.device_id),
+            sent_at=letter.sent_at,
+            speaks=speaks,
+        )
+
+    def forget(self, arrival: Arrival) -> None:
+        """Read again what it has changed: the commit that held it has failed."""
+        self._conversations.forget(self.peer(arrival))
+        self._opt_outs.forget(self.peer(arrival))
 
     def _speech(
         self,
@@ -260,7 +262,7 @@ class Letters:
         told = None if change is None else replace(change, authenticated=False)
         return replace(
             letter,
-            message=self._message(letter, unsealed, (_text(plaintext), ()), announcement.timer),
+            message=self._message(letter, unsealed, (text_of(plaintext), ()), announcement.timer),
             setting=self._conversations.change(letter.peer, before, after),
             change=None if told is None else self._told(letter.peer, told),
             findings=() if announcement.timer is None else (Finding.CLEAR_TIMER,),
@@ -352,15 +354,21 @@ def line_of(change: TimerChange, message_id: MessageId, at: float) -> NewMessage
 
 
 def _taken_apart(content: tuple[Element, ...]) -> tuple[str | None, tuple[Element, ...]]:
-    """The text, and the elements beside it, the timer's own and the marks."""
+    """The text, and the elements beside it, without the timer's own and the marks.
+
+    A text may come in several languages (RFC 6121 section 5.2.3); the one that names none is taken,
+    else the first. What is called a body in another namespace is an element like any other.
+    """
     bodies = [element for element in content if element.tag == BODY]
+    bodies.sort(key=lambda element: LANGUAGE in element.attrib)
     others = (element for element in content if element.tag != BODY and not _is_ours(element))
     return (bodies[0].text or "") if bodies else None, tuple(others)
 
 
 def _is_ours(element: Element) -> bool:
     """Tell whether an element is dealt with here, and none of the application's."""
-    return ephemeral.is_ephemeral(element) or setting.is_setting(element) or marks.is_mark(element)
+    known = (ephemeral.is_ephemeral, setting.is_setting, marks.is_mark, optout.is_opt_out)
+    return any(knows(element) for knows in known)
 
 
 def _findings(
@@ -374,10 +382,3 @@ def _findings(
     outside = not legacy and any(ephemeral.is_ephemeral(element) for element in arrival.xml)
     tampering = (Finding.OUTER_EPHEMERAL,) if outside else ()
     return envelope.findings + announcement.findings + tampering
-
-
-def _text(plaintext: bytes) -> str:
-    text = plaintext.decode(errors="replace")
-    if "\ufffd" in text and "\ufffd".encode() not in plaintext:
-        raise RemoteProtocolError(Reason.MALFORMED_BODY)
-    return text

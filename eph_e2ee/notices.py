@@ -6,10 +6,11 @@ By a letter's marks, by our archive, by our other devices through the server, by
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
+from eph_e2ee.clear import SHORTEST_CLEAR_TIMER
 from eph_e2ee.clock import Clock
 from eph_e2ee.errors import VaultDamaged
 from eph_e2ee.events import Delivered
-from eph_e2ee.letters import SHORTEST_CLEAR_TIMER, Letter, archive_name, id_name
+from eph_e2ee.letters import Letter, archive_name, id_name
 from eph_e2ee.model import BareJid, Delivery, Entry, MessageId
 from eph_e2ee.vault.archive import Transaction
 from eph_e2ee.vault.marking import Waiting, mark_delivered, mark_failed, mark_read

@@ -27,6 +27,7 @@ from eph_e2ee.model import (
     Seconds,
     TimerChange,
 )
+from eph_e2ee.optouts import OptOuts
 from eph_e2ee.protocol import agreement, ephemeral, lifetime, marks, setting, xml
 from eph_e2ee.protocol.agreement import Agreement
 from eph_e2ee.protocol.setting import Setting
@@ -85,8 +86,8 @@ class Outgoing:
         account: Account,
         vault: Vault,
         conversations: Conversations,
+        opt_outs: OptOuts,
         clock: Clock,
-        warnings: Warnings,
         *,
         legacy: Legacy,
         receipts: bool = False,
@@ -96,11 +97,12 @@ class Outgoing:
         self._account = account
         self._vault = vault
         self._conversations = conversations
+        self._opt_outs = opt_outs
         self._clock = clock
         self._left: list[tuple[int, float]] = []
         self._unacknowledged: dict[MessageId, tuple[int, BareJid, float]] = {}
         self._confirmed: dict[BareJid, frozenset[Addressee]] = {}
-        self._warnings = warnings
+        self._warnings = Warnings(account, legacy)
         self.on_gathered: Callable[[], None] = lambda: None
         account.acks.on_ack = self._acknowledged
         account.acks.on_lost = self._unacknowledged.clear
@@ -137,17 +139,21 @@ class Outgoing:
         left_out = await self._tell(parcel, audience)
         return Sent(entry, left_out)
 
-    async def signal(self, recipient: BareJid, content: list[Element]) -> None:
+    async def signal(self, recipient: BareJid, content: list[Element]) -> bool:
         """Send what is for clients alone, in an envelope: no copy, no timer, nothing in clear.
 
         Devices that read no envelopes get nothing, and nobody is asked to decide on others.
         Canceling it is safe.
+
+        Returns:
+            Whether there was any device for it.
 
         Raises:
             NotSent: nothing left.
             VaultError: nothing left.
         """
         self._account.check_session()
+        await self._opt_outs.check(recipient)
         audience = await self._account.audience(recipient)
         envelope = self._account.build(content, to=recipient)
         pending = await self._account.begin(
@@ -156,6 +162,7 @@ class Outgoing:
         )
         await pending.finish()
         self._account.send(audience, self._account.new_id(), pending.value, None)
+        return bool(pending.value.messages)
 
     async def note(self) -> None:
         """Start the timers of messages that have left; one write for all of them.
@@ -212,6 +219,7 @@ class Outgoing:
         self, draft: Draft, audience: Audience, *, confirmed: bool = False
     ) -> _Parcel:
         """Under the lock: the timer that stands now is the message's own from here on (F29)."""
+        await self._opt_outs.check(draft.recipient)
         before = await self._conversations.setting(draft.recipient)
         after, stated = self._announced(self._agreed(before, draft))
         timer = after.timer if isinstance(draft.timer, Agreed) else draft.timer

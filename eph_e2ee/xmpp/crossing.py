@@ -15,7 +15,7 @@ from doubleratchet import DuplicateMessageException
 from omemo.backend import Backend, DecryptionFailed
 from omemo.session import Initiation, Session
 
-__all__ = ["changed_places", "is_lost", "kept_aside", "purge", "settled"]
+__all__ = ["changed_places", "is_lost", "kept_aside", "laid_aside", "purge", "settled"]
 
 ASIDE: Final = "/aside"
 """Set behind a bare JID, it names the session laid aside: no bare JID has a slash."""
@@ -39,9 +39,14 @@ async def kept_aside(backend: Backend, message: omemo.Message) -> None:
     Also one that was answered: the key exchange may come late, out of an archive, and then the
     other side has long been in the session that stands.
     """
-    session = await backend.load_session(message.bare_jid, message.device_id)
+    await laid_aside(backend, message.bare_jid, message.device_id)
+
+
+async def laid_aside(backend: Backend, bare_jid: str, device_id: int) -> None:
+    """Lay the session with a device aside, if there is one: what is under way in it still opens."""
+    session = await backend.load_session(bare_jid, device_id)
     if session is not None:
-        await backend.store_session(_named(session, message.bare_jid + ASIDE))
+        await backend.store_session(_named(session, bare_jid + ASIDE))
 
 
 async def changed_places(backend: Backend, message: omemo.Message) -> bool:

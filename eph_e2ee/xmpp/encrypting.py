@@ -93,7 +93,7 @@ async def encrypt(
             messages.update([found])
     work.check_reached(strict=strict)
     await work.store()
-    sessions.note_sent(messages)
+    await sessions.note_sent(messages)
     return work.result(messages)
 
 

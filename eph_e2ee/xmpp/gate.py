@@ -130,7 +130,8 @@ class Gate:
     """The one lock of a session manager, re-entrant within a task.
 
     Attributes:
-        storage: what the operations store in.
+        storage: where operations load and store; what belongs to them, and nobody else, is kept
+            there.
     """
 
     def __init__(self, storage: Storage) -> None:

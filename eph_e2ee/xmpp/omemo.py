@@ -2,7 +2,6 @@
 
 from abc import ABCMeta
 from copy import copy
-from typing import cast
 
 from omemo.session_manager import EncryptionError
 from omemo.types import DeviceInformation
@@ -12,20 +11,15 @@ from slixmpp.stanza import Message
 from eph_e2ee.errors import Reason, RemoteProtocolError
 from eph_e2ee.model import BareJid
 from eph_e2ee.protocol.envelope import is_server_processed
-from eph_e2ee.xmpp.parcel import (
-    MODERN,
-    OLD,
-    Opened,
-    written,
-)
-from eph_e2ee.xmpp.sce import XEP_0420
-from eph_e2ee.xmpp.sealing import Sealed, Sealing
+from eph_e2ee.xmpp.answering import Answering
+from eph_e2ee.xmpp.parcel import MODERN, OLD, Opened, written
+from eph_e2ee.xmpp.sealing import Sealed
 from eph_e2ee.xmpp.stanzas import live, remove_children
 
 __all__ = ["XEP_0384"]
 
 
-class XEP_0384(Sealing, metaclass=ABCMeta):  # noqa: N801 -- takes the other's place
+class XEP_0384(Answering, metaclass=ABCMeta):  # noqa: N801 -- takes the other's place
     """OMEMO with envelopes, for the one line that changes in an application on slixmpp-omemo 2.2.
 
     The abstract members, the signatures and the events are those of slixmpp-omemo 2.2. Beyond them:
@@ -125,10 +119,6 @@ class XEP_0384(Sealing, metaclass=ABCMeta):  # noqa: N801 -- takes the other's p
             raise RemoteProtocolError(Reason.NOT_FOR_THIS_DEVICE)
         own, _ = await self.sessions.get_own_device_information()
         return Opened(OLD, remembered[OLD], own)
-
-    @property
-    def _envelopes(self) -> XEP_0420:
-        return cast("XEP_0420", self.xmpp.plugin.get("xep_0420", None))
 
     def _plaintexts(self, stanza: Message) -> dict[str, bytes]:
         content = [child for child in stanza.xml if not is_server_processed(child)]

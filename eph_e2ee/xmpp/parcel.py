@@ -14,6 +14,7 @@ import twomemo.etree
 from doubleratchet import DuplicateMessageException
 from omemo.session_manager import (
     MessageNotForUs,
+    NoSession,
     SenderDistrusted,
     SenderNotFound,
     XMPPInteractionFailed,
@@ -263,6 +264,8 @@ async def opened(sessions: omemo.SessionManager, message: omemo.Message) -> Open
 def _reason(failure: omemo.OMEMOException) -> Reason:
     if isinstance(failure.__cause__, DuplicateMessageException):
         return Reason.DUPLICATE
+    if isinstance(failure, NoSession):
+        return Reason.NO_SESSION
     if isinstance(failure, MessageNotForUs):
         return Reason.NOT_FOR_THIS_DEVICE
     if isinstance(failure, SenderDistrusted):

@@ -1,7 +1,6 @@
 """python-omemo's session manager behind a gate, and python-omemo's backends with it."""
 
 import functools
-from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, ClassVar, Protocol, TypeVar, cast
 
@@ -9,22 +8,21 @@ import oldmemo
 import omemo
 import twomemo
 from omemo.backend import Backend, DecryptionFailed
-from omemo.session import Initiation
+from omemo.session import Initiation, Session
+from omemo.session_manager import NoSession
 from omemo.types import DeviceInformation, DeviceList
 from slixmpp_omemo.base_session_manager import BaseSessionManager
 
 from eph_e2ee.model import BareJid
-from eph_e2ee.xmpp import crossing
+from eph_e2ee.xmpp import crossing, published
 from eph_e2ee.xmpp.encrypting import encrypt
 from eph_e2ee.xmpp.gate import Absent, Gate
 from eph_e2ee.xmpp.trust import Trusting, forget_downloads, question, unasked
+from eph_e2ee.xmpp.unanswered import Device, Due, Unanswered
 
-__all__ = ["Legacy", "Modern", "Router", "Sessions"]
+__all__ = ["Legacy", "Modern", "Router", "Sessions", "Upkeep"]
 
 MODERN: str = twomemo.twomemo.NAMESPACE
-
-HEARTBEAT = 53
-"""Messages of a device that may stay unanswered (XEP-0384 section 4.3: an empty one at 53)."""
 
 
 class Router(Protocol):
@@ -32,6 +30,24 @@ class Router(Protocol):
 
     def namespaces(self, device: DeviceInformation) -> frozenset[str]:
         """The OMEMO namespaces in which this device may be sent anything."""
+
+
+class Upkeep(Protocol):
+    """Who sends what sessions need to go on, once the operation that has found it out is over."""
+
+    def answer(self, bare_jid: str) -> None:
+        """A device of this account has sent much, and needs an answer with a payload."""
+
+    def missing(self, device: Device) -> None:
+        """A device has sent a message in a session that is not here."""
+
+
+class _Nobody:
+    def answer(self, bare_jid: str) -> None:
+        """Leave it unanswered."""
+
+    def missing(self, device: Device) -> None:
+        """Leave it as it is."""
 
 
 Method = TypeVar("Method", bound=Callable[..., Coroutine[Any, Any, Any]])
@@ -57,13 +73,14 @@ class Sessions(Trusting):
     backends: ClassVar[dict[str, Backend]]
     router: ClassVar[Router]
     network: ClassVar[type[BaseSessionManager]]
+    upkeep: ClassVar[Upkeep] = _Nobody()
 
     STALENESS_MAGIC_NUMBER = 2**31
     """python-omemo answers *every* message of a chain above this; `_answer` does so once (F45)."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._unanswered: Counter[tuple[str, str, int]] = Counter()
+        self._unanswered = Unanswered(self.gate.storage)
         self._catching_up = False
 
     # -- operations, one at a time -------------------------------------------------------------
@@ -81,21 +98,19 @@ class Sessions(Trusting):
         made = await encrypt(self, recipients, plaintext, identifier, strict=True)
         return made.messages, made.errors
 
-    def note_sent(self, messages: Iterable[omemo.Message]) -> None:
-        """Note that devices get something from us: that is an answer."""
-        for message in messages:
-            for key, _ in message.keys:
-                del self._unanswered[message.namespace, key.bare_jid, key.device_id]
-
     @_alone
     async def decrypt(self, message: omemo.Message) -> Any:
-        """Decrypt as python-omemo does, with at most one empty answer in `HEARTBEAT` messages."""
-        result = await self._decrypted(message)
-        device: DeviceInformation = result[1]
-        counted = (message.namespace, device.bare_jid, device.device_id)
-        self._unanswered[counted] += 1
-        if self._unanswered[counted] >= HEARTBEAT and not self._catching_up:
-            await self._answer(*counted)
+        """Decrypt as python-omemo does, and answer now and then: see `unanswered.Due`."""
+        device = message.namespace, message.bare_jid, message.device_id
+        try:
+            result = await self._decrypted(message)
+        except NoSession:
+            if not self._catching_up:
+                self.upkeep.missing(device)
+            raise
+        await self._unanswered.heard(device, payload=not message.content.empty)
+        if not self._catching_up:
+            await self._answer_if_due(device)
         return result
 
     def before_history_sync(self) -> None:
@@ -108,11 +123,26 @@ class Sessions(Trusting):
         """End it, and send the answers that have waited."""
         self._catching_up = False
         await super().after_history_sync()
-        waiting = [each for each, count in self._unanswered.items() if count >= HEARTBEAT]
-        for counted in waiting:
-            await self._answer(*counted)
+        for device in self._unanswered.waiting():
+            await self._answer_if_due(device)
 
-    update_device_list = _alone(Trusting.update_device_list)
+    async def note_sent(self, messages: Iterable[omemo.Message]) -> None:
+        """Count messages of ours as answers to the devices that they are encrypted for."""
+        for message in messages:
+            for key, _ in message.keys:
+                device = message.namespace, key.bare_jid, key.device_id
+                await self._unanswered.answered(device, payload=not message.content.empty)
+
+    @_alone
+    async def update_device_list(
+        self, namespace: str, bare_jid: str, device_list: DeviceList
+    ) -> None:
+        """Take a list in as python-omemo does, within bounds: see `published.bounded`."""
+        kept = self.own_device if bare_jid == self.own_bare_jid else None
+        listed = published.bounded(device_list, kept)
+        await super().update_device_list(namespace, bare_jid, listed)
+        await published.forget_unlisted(self.gate.storage, bare_jid, kept)
+
     refresh_device_list = _alone(BaseSessionManager.refresh_device_list)
     refresh_device_lists = _alone(BaseSessionManager.refresh_device_lists)
     clear_device_lists = _alone(BaseSessionManager.clear_device_lists)
@@ -125,6 +155,14 @@ class Sessions(Trusting):
     purge_backend = _alone(BaseSessionManager.purge_backend)
     purge_bare_jid = _alone(BaseSessionManager.purge_bare_jid)
     ensure_data_consistency = _alone(BaseSessionManager.ensure_data_consistency)
+
+    async def bundle(self, namespace: str, bare_jid: str, device_id: int) -> omemo.Bundle:
+        """The bundle that a device publishes; inside of an operation that may begin again.
+
+        Raises:
+            BundleDownloadFailed, BundleNotFound: it cannot be had, or used.
+        """
+        return await self._download_bundle(namespace, bare_jid, device_id)
 
     # -- ratchets ------------------------------------------------------------------------------
 
@@ -147,32 +185,47 @@ class Sessions(Trusting):
                 raise
         return await super().decrypt(message)
 
-    async def _answer(self, namespace: str, bare_jid: str, device_id: int) -> None:
-        """Send one empty message, so that the sender's ratchet turns (XEP-0384 section 4.3).
+    async def _answer_if_due(self, device: Device) -> None:
+        due = self._unanswered.due(device)
+        if due is Due.PAYLOAD:
+            self._unanswered.asked(device)
+            self.upkeep.answer(device[1])
+        elif due is Due.EMPTY:
+            await self._answer(device)
+
+    async def _answer(self, device: Device) -> None:
+        """Send one empty message, so that the sender's ratchet turns (XEP-0384 section 6).
 
         Nothing is downloaded for it: the message that it answers is open, and a storage without
         commits could not open it again.
         """
-        del self._unanswered[namespace, bare_jid, device_id]
+        namespace, bare_jid, device_id = device
+        await self._unanswered.answered(device, payload=False)
         backend = self.backends[namespace]
         session = await backend.load_session(bare_jid, device_id)
         if session is None:
             return
         content, plain_key = await backend.encrypt_empty()
         key = await backend.encrypt_key_material(session, plain_key)
-        await backend.store_session(session)
+        await self.send_empty(session, content, key)
+
+    async def send_empty(
+        self, session: Session, content: omemo.Content, key: omemo.EncryptedKeyMaterial
+    ) -> None:
+        """Store a session, and send the empty message that was encrypted in it.
+
+        Args:
+            session: as it is after encrypting.
+            content: an empty one.
+            key: the key material of the message, encrypted.
+        """
+        await self.backends[session.namespace].store_session(session)
         unconfirmed = session.initiation is Initiation.ACTIVE and not session.confirmed
-        exchange = session.key_exchange if unconfirmed else None
-        await self._send_message(
-            omemo.Message(
-                backend.namespace,
-                self.own_bare_jid,
-                self.own_device,
-                content,
-                frozenset({(key, exchange)}),
-            ),
-            bare_jid,
+        keys = frozenset({(key, session.key_exchange if unconfirmed else None)})
+        message = omemo.Message(
+            session.namespace, self.own_bare_jid, self.own_device, content, keys
         )
+        await self._send_message(message, session.bare_jid)
 
     async def _prompt_manual_trust(
         self, manually_trusted: frozenset[DeviceInformation], identifier: str | None
@@ -238,6 +291,7 @@ class Sessions(Trusting):
             ("bundle", namespace, bare_jid, device_id),
             lambda: self.network._download_bundle(namespace, bare_jid, device_id),
         )
+        await published.check_bundle(self.gate.storage, bundle)
         return bundle
 
     async def _download_device_list(  # type: ignore[override]
@@ -287,6 +341,10 @@ class Modern(twomemo.Twomemo):
         """Rotate alone, and commit before the new bundle is published."""
         await self.gate.run(super().rotate_signed_pre_key)
 
+    async def build_session_active(self, *arguments: Any) -> Any:
+        """Begin a session, or leave the device out whose published keys are no good."""
+        return await published.built(super().build_session_active(*arguments))
+
     async def purge_bare_jid(self, bare_jid: str) -> None:
         """Forget every session with an account."""
         await crossing.purge(super(), bare_jid)
@@ -300,6 +358,10 @@ class Legacy(oldmemo.Oldmemo):
     async def rotate_signed_pre_key(self) -> None:
         """Rotate alone, and commit before the new bundle is published."""
         await self.gate.run(super().rotate_signed_pre_key)
+
+    async def build_session_active(self, *arguments: Any) -> Any:
+        """Begin a session, or leave the device out whose published keys are no good."""
+        return await published.built(super().build_session_active(*arguments))
 
     async def purge_bare_jid(self, bare_jid: str) -> None:
         """Forget every session with an account."""

@@ -28,6 +28,7 @@ from slixmpp_omemo.xep_0384 import (
 
 from eph_e2ee.model import BareJid, DeviceId
 from eph_e2ee.protocol.capability import LABEL_MARKER, Answer, DeviceFacts, assess, is_marked
+from eph_e2ee.xmpp import published
 from eph_e2ee.xmpp.features import Features
 from eph_e2ee.xmpp.gate import Gate
 from eph_e2ee.xmpp.parcel import MODERN, OLD
@@ -43,6 +44,13 @@ log = logging.getLogger("eph_e2ee")
 DEVICE_LIST_NODES = (TWOMEMO_DEVICE_LIST_NODE, OLDMEMO_DEVICE_LIST_NODE)
 
 NODES = {MODERN: TWOMEMO_DEVICE_LIST_NODE, OLD: OLDMEMO_DEVICE_LIST_NODE}
+
+GONE = tuple(
+    f"{name}_device_list_{what}"
+    for name in ("twomemo", "oldmemo")
+    for what in ("delete", "purge", "retract")
+)
+"""slixmpp's events for a list whose node or item is removed, by the names of slixmpp-omemo."""
 
 FRESH = 60
 """Seconds for which a device list that nobody sends us updates of is good enough."""
@@ -89,12 +97,16 @@ class Startup(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
         withhold()
         XEP_0380.mechanisms.setdefault(MODERN, "OMEMO")
         super().plugin_init()
+        for event in GONE:
+            self.xmpp.add_event_handler(event, self._on_device_list_gone)
 
     def plugin_end(self) -> None:
         """Leave slixmpp as it was before, and end every task."""
         self._ended = True
         super().plugin_end()
         self.xmpp.del_event_handler("changed_subscription", self._on_subscription_changed)
+        for event in GONE:
+            self.xmpp.del_event_handler(event, self._on_device_list_gone)
         self.xmpp.cancel_schedule(RETRY)
         for node in DEVICE_LIST_NODES:
             self.xmpp.plugin["xep_0030"].del_feature(feature=f"{node}+notify")
@@ -199,7 +211,8 @@ class Startup(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
         return sessions
 
     def _session_manager_class(self, gate: Gate, backends: list[Modern | Legacy]) -> type[Sessions]:
-        network = _make_session_manager(self.xmpp, self)
+        client: Any = published.CheckedClient(self.xmpp)
+        network = _make_session_manager(client, self)
         made = type(
             "SessionManager",
             (Sessions, network),
@@ -207,6 +220,7 @@ class Startup(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
                 "gate": gate,
                 "backends": {backend.namespace: backend for backend in backends},
                 "router": self,
+                "upkeep": self,
                 "own_bare_jid": self.xmpp.boundjid.bare,
                 "network": network,
             },
@@ -216,7 +230,8 @@ class Startup(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
     def _legacy_bundle(
         self, bare_jid: str, device_id: int
     ) -> Awaitable[oldmemo.oldmemo.BundleImpl]:
-        download = _download_bundle(self.xmpp.plugin["xep_0060"], OLD, bare_jid, device_id)
+        pubsub: Any = published.CheckedPubSub(self.xmpp.plugin["xep_0060"])
+        download = _download_bundle(pubsub, OLD, bare_jid, device_id)
         return cast("Awaitable[oldmemo.oldmemo.BundleImpl]", download)
 
     async def _introduce(self, sessions: Sessions) -> None:
@@ -302,6 +317,12 @@ class Startup(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
     @contained
     async def _on_device_list_update(self, msg: Message) -> None:
         await super()._on_device_list_update(msg)
+
+    @contained
+    async def _on_device_list_gone(self, msg: Message) -> None:
+        """Ask for a list that was removed: who removes one often publishes another (QXmpp)."""
+        sessions = await self.get_session_manager()
+        await sessions.refresh_device_lists(msg["from"].bare)
 
     @contained
     async def _on_subscription_changed(self, presence: Any) -> None:

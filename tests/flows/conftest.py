@@ -38,7 +38,7 @@ class Party:
 
     EVENTS = (
         *("message", "expired", "timer_changed", "delivery"),
-        *("catch_up", "unsupported", "rejected", "skipped"),
+        *("catch_up", "unsupported", "rejected", "skipped", "opt_out"),
     )
 
     def __init__(

@@ -10,8 +10,9 @@ from xml.etree.ElementTree import Element, SubElement, fromstring, tostring
 import pytest
 from slixmpp import JID
 
+from eph_e2ee.clear import SHORTEST_CLEAR_TIMER, text_of
 from eph_e2ee.errors import Reason, RemoteProtocolError, VaultUnavailable
-from eph_e2ee.letters import SHORTEST_CLEAR_TIMER, _taken_apart, _text
+from eph_e2ee.letters import _taken_apart
 from eph_e2ee.model import BareJid, Direction, MessageId, Phase
 from eph_e2ee.protocol import ephemeral
 from eph_e2ee.protocol.envelope import Finding
@@ -50,14 +51,14 @@ def test_a_content_is_taken_apart() -> None:
 
 @pytest.mark.parametrize("text", ["", "text", "\u00e4\U0001f600", "\ufffd"])
 def test_a_legacy_text(text: str) -> None:
-    assert _text(text.encode()) == text
+    assert text_of(text.encode()) == text
 
 
 @pytest.mark.parametrize("data", [b"\xff", b"text\xc3", "\u00e4".encode("latin-1")])
 def test_a_legacy_text_that_is_none(data: bytes) -> None:
     """F10: an error of Python's own would carry the plaintext along."""
     with pytest.raises(RemoteProtocolError) as caught:
-        _text(data)
+        text_of(data)
     assert caught.value.reason is Reason.MALFORMED_BODY
     assert caught.value.__context__ is None
 

@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element, SubElement
 import pytest
 from sqlalchemy import bindparam, update
 
-from eph_e2ee.letters import SHORTEST_CLEAR_TIMER
+from eph_e2ee.clear import SHORTEST_CLEAR_TIMER
 from eph_e2ee.model import BareJid, Delivery, MessageId, Phase
 from eph_e2ee.protocol import marks
 from eph_e2ee.protocol.marks import Read

@@ -9,7 +9,7 @@ import pytest
 from slixmpp.exceptions import IqError
 
 from eph_e2ee import Delivered, Delivery, Phase
-from eph_e2ee.letters import SHORTEST_CLEAR_TIMER
+from eph_e2ee.clear import SHORTEST_CLEAR_TIMER
 from tests.integration.devices import Device, NewDevice, caught_up, ends, ends_at, until
 from tests.support.chats import NOW, element, fence
 from tests.support.client import PLUGINS, connect

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from eph_e2ee import Delivery, Direction, Phase
-from eph_e2ee.letters import SHORTEST_CLEAR_TIMER
+from eph_e2ee.clear import SHORTEST_CLEAR_TIMER
 from eph_e2ee.model import BareJid, MessageId
 from eph_e2ee.protocol import marks
 from tests.integration.devices import Device, NewDevice, ends, ends_at, until

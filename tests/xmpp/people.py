@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import omemo
     from omemo.types import DeviceInformation, DeviceList
 
+    from eph_e2ee.xmpp.unanswered import Device
+
 __all__ = ["Person", "Server", "header", "network", "talk"]
 
 
@@ -111,13 +113,20 @@ def network(server: Server, own: str) -> type[BaseSessionManager]:
 
 @dataclass
 class Person:
-    """One device of an account, with its own vault."""
+    """One device of an account, with its own vault.
+
+    Attributes:
+        asked: accounts whose devices need an answer with a payload.
+        missed: devices that wrote in sessions that are not here.
+    """
 
     server: Server
     jid: str
     folder: Path
     route: Callable[[DeviceInformation], frozenset[str]] = lambda _: frozenset({MODERN})
     sessions: Sessions = field(init=False)
+    asked: list[str] = field(default_factory=list)
+    missed: list[Device] = field(default_factory=list)
 
     async def start(self) -> None:
         """Open the vault and start OMEMO."""
@@ -135,6 +144,7 @@ class Person:
                 "gate": self.gate,
                 "backends": {backend.namespace: backend for backend in backends},
                 "router": self,
+                "upkeep": self,
                 "own_bare_jid": self.jid,
                 "network": base,
             },
@@ -149,6 +159,14 @@ class Person:
     def namespaces(self, device: DeviceInformation) -> frozenset[str]:
         """Where a device is addressed: whatever the test has put into `route`."""
         return self.route(device)
+
+    def answer(self, bare_jid: str) -> None:
+        """Note that an answer is needed, and send none."""
+        self.asked.append(bare_jid)
+
+    def missing(self, device: Device) -> None:
+        """Note that a session is missing, and begin none."""
+        self.missed.append(device)
 
     async def knows(self, *others: Person) -> None:
         """Ask for the others' device lists."""

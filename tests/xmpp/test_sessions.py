@@ -12,7 +12,8 @@ from omemo.session_manager import BundleUploadFailed
 
 from eph_e2ee.errors import VaultUnavailable
 from eph_e2ee.xmpp.parcel import MODERN, OLD
-from eph_e2ee.xmpp.sessions import HEARTBEAT, Legacy
+from eph_e2ee.xmpp.sessions import Legacy
+from eph_e2ee.xmpp.unanswered import HEARTBEAT
 from tests.xmpp.people import Person, Server, header, talk
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from eph_e2ee.xmpp.sessions import HEARTBEAT
+from eph_e2ee.xmpp.unanswered import HEARTBEAT, PAYLOAD
 from tests.xmpp.people import talk
 
 if TYPE_CHECKING:
@@ -39,16 +39,32 @@ async def test_answers_wait_for_the_end_and_each_device_gets_one(
     anna = await person("anna")
     await anna.knows(peter)
     peter.sessions.before_history_sync()
-    await hear(peter, rosa, 2 * HEARTBEAT + 5)
+    await hear(peter, rosa, HEARTBEAT + 5)
     await hear(peter, anna, 3)
     assert server.sent == []
     await peter.sessions.after_history_sync()
+    assert peter.asked == []
     assert sorted(recipient for _, recipient in server.sent) == [anna.jid, rosa.jid]
     for message, recipient in server.sent:
         assert await (rosa if recipient == rosa.jid else anna).decrypt(message) is None
     server.sent.clear()
     await peter.sessions.after_history_sync()
     assert server.sent == []
+
+
+async def test_whoever_needs_a_payload_gets_no_empty_message_beside_it(
+    pair: tuple[Person, Person], server: Server
+) -> None:
+    """F45: one answer for each device, and the greater one."""
+    rosa, peter = pair
+    peter.sessions.before_history_sync()
+    await hear(peter, rosa, 2 * PAYLOAD)
+    assert peter.asked == []
+    await peter.sessions.after_history_sync()
+    assert peter.asked == [rosa.jid]
+    assert server.sent == []
+    await peter.sessions.after_history_sync()
+    assert peter.asked == [rosa.jid]
 
 
 async def test_the_count_goes_on_where_it_stood(
