@@ -348,6 +348,8 @@ class Account:
 class _VaultOmemo(XEP_0384):
     """The plugin as `attach` configures it: its storage is the vault's."""
 
+    adopted = False
+
     default_config: ClassVar[dict[str, Any]] = {
         **XEP_0384.default_config,
         "storage": None,
