@@ -8,6 +8,7 @@ from eph_e2ee.chat import Chat, Options, seconds
 from eph_e2ee.clock import Clock
 from eph_e2ee.errors import LocalProtocolError
 from eph_e2ee.model import Legacy
+from eph_e2ee.vault.exporting import require_identity
 from eph_e2ee.vault.ratchets import Ratchets
 from eph_e2ee.vault.rootkey import RootKey
 from eph_e2ee.vault.vault import Vault
@@ -63,7 +64,7 @@ def attach(  # noqa: PLR0913 -- all but one by name, and all but two have a defa
 
     Raises:
         LocalProtocolError: the client has an XEP-0384 plugin, the timer or the cap is out of range,
-            or the address cannot be used.
+            the address cannot be used, or the vault's OMEMO identity has been exported.
         VaultError: the vault cannot be opened; nothing in it was changed.
     """
     default, policy = None if timer is None else seconds(timer), _policy(legacy)
@@ -71,6 +72,7 @@ def attach(  # noqa: PLR0913 -- all but one by name, and all but two have a defa
     clock = Clock() if clock is None else clock
     opened = Vault.open(Path(vault), clock=clock, root_key=root_key, database=database)
     try:
+        require_identity(opened)
         account = Account.attached(
             client, Ratchets(opened), blind_trust=trust == "btbv", now=clock.now
         )
