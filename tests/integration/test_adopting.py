@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
+    from tests.integration.conftest import NewParty
     from tests.support.prosody import Account, Prosody
 
 pytestmark = pytest.mark.integration
 
+MODERN = "urn:xmpp:omemo:2"
 KEY = "{eu.siacs.conversations.axolotl}key"
 Noted = dict[str, Any]
 
@@ -263,3 +265,19 @@ async def test_one_file_for_an_unchanged_bot_a_changed_one_and_back(
         await peter.leave()
     assert len(set(seen)) == 1
     assert hers.errors == []
+
+
+async def test_a_changed_bot_and_somebody_with_a_vault(
+    somebody: Callable[[str], Somebody], party: NewParty
+) -> None:
+    """Its application is told of envelopes, which have no body, and sends them."""
+    rosa, bot = party("rosa"), somebody("bot")
+    await rosa.arrive()
+    made = await bot.arrive(ADOPTED)
+    await rosa.chat.send(bot.jid, "to the bot")
+    assert (await bot.hear()).text == "to the bot"
+    assert made.keys.is_encrypted(made.stanzas[-1]) == {MODERN}
+    await rosa.chat.send(bot.jid, "!echo an answer")
+    heard = await rosa.hear()
+    assert (heard.body, heard.sender) == ("an answer", bot.jid)
+    assert (made.events, made.errors) == ([("message", "chat")] * 2, [])
