@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from copy import copy
 from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import fromstring
@@ -189,3 +190,27 @@ async def test_an_empty_message_has_no_body(world: World) -> None:
         opened, _ = await ours.decrypt_message(world.carry(answer, peter, rosa))
         assert opened["body"] == ""
         assert ours.is_encrypted(opened) == set()
+
+
+async def test_f10_nothing_of_a_message_is_logged(
+    world: World, in_room: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """F10: slixmpp-omemo logs what it encrypts; and what it cannot read stands in its error."""
+    caplog.set_level(logging.DEBUG)
+    rosa, ours = await plugged(world, "rosa", OurPlugin)
+    peter, theirs = await plugged(world, "peter", OurPlugin)
+    room = in_room(rosa, peter)
+    for mto, kind in ((PETER, "chat"), (room, "groupchat")):
+        stanza = rosa.make_message(mto=mto, mbody="sentinel plaintext")
+        stanza["type"] = kind
+        sealed, _ = await ours.encrypt_message(stanza, {PETER})
+        carried = world.carry(sealed, rosa, peter)
+        if kind == "groupchat":
+            in_room_from(carried, room, "rosa")
+        opened, _ = await theirs.decrypt_message(carried)
+        assert opened["body"] == "sentinel plaintext"
+        with pytest.raises(RemoteProtocolError) as caught:
+            await theirs.decrypt_message(carried)
+        assert "sentinel" not in repr(caught.value)
+    assert "sentinel" not in caplog.text
+    assert "sentinel" not in repr(vars(ours)) + repr(vars(ours._reflections))
