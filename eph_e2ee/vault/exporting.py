@@ -9,7 +9,7 @@ repeat it, to the same file.
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -118,7 +118,7 @@ def require_identity(vault: Vault) -> None:
     )
 
 
-def names(read: Read, accounts: Iterator[str]) -> Iterator[str]:
+def names(read: Read, accounts: Iterable[str]) -> Iterator[str]:
     """Every key under which python-omemo 2 and slixmpp-omemo 2.2 may have a value.
 
     Args:
@@ -162,7 +162,7 @@ def _look(transaction: Transaction) -> tuple[Values, str | None]:
     state = transaction.value(MOVED)
     numbers = transaction.read(select(conversations.c.number)).scalars().all()
     talked = [str(transaction.numbered(number).jid) for number in numbers]
-    found = ((name, read(name)) for name in names(read, iter([*talked, *(read(ACCOUNTS) or ())])))
+    found = ((name, read(name)) for name in names(read, [*talked, *(read(ACCOUNTS) or ())]))
     # A label may be null: that is a value as well.
     values = {
         name: value

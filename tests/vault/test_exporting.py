@@ -165,7 +165,7 @@ async def test_every_key_of_theirs_is_known(tmp_path: Path) -> None:
     values = json.loads(path.read_text())
     assert any(key.startswith("/queue/") for key in values)
     assert any(key.startswith(f"/trust/{KARL}/") for key in values)
-    known = set(names(values.get, iter([ROSA, PETER, KARL])))
+    known = set(names(values.get, [ROSA, PETER, KARL]))
     assert set(values) <= known
     assert f"/slixmpp/subscribed/{KARL}/{MODERN}" in known
     for each in (rosa, peter, karl):
