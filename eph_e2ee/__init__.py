@@ -40,7 +40,7 @@ from eph_e2ee.vault.primitives import Cost
 from eph_e2ee.vault.rootkey import FileRootKey, MemoryRootKey
 from eph_e2ee.xmpp.devices import Device
 from eph_e2ee.xmpp.ephemeral import XEP_0466
-from eph_e2ee.xmpp.omemo import XEP_0384
+from eph_e2ee.xmpp.omemo import XEP_0384, TrustLevel
 from eph_e2ee.xmpp.sce import XEP_0420
 
 __version__ = "0.1.0"
@@ -87,6 +87,7 @@ __all__ = [
     "Skipped",
     "TimerChange",
     "Trust",
+    "TrustLevel",
     "TrustUndecided",
     "Unsupported",
     "VaultError",

@@ -2,13 +2,14 @@
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from eph_e2ee.chat import Chat, Options, seconds
 from eph_e2ee.clear import SHORTEST_CLEAR_TIMER, ClearTimers
 from eph_e2ee.clock import Clock
 from eph_e2ee.errors import LocalProtocolError
 from eph_e2ee.model import Legacy, Untrusted
+from eph_e2ee.vault.exporting import require_identity
 from eph_e2ee.vault.ratchets import Ratchets
 from eph_e2ee.vault.rootkey import RootKey
 from eph_e2ee.vault.vault import Vault
@@ -89,24 +90,18 @@ def attach(  # noqa: PLR0913 -- all but one by name, and all but two have a defa
 
     Raises:
         LocalProtocolError: the client has an XEP-0384 plugin, a time is out of its range, a policy
-            is none, or the address cannot be used.
+            is none, the address cannot be used, or the vault's OMEMO identity has been exported.
         VaultError: the vault cannot be opened; nothing in it was changed.
     """
     default, policy = None if timer is None else seconds(timer), _policy(Legacy, legacy)
-    blind, distrust = _blind(trust), _policy(Untrusted, untrusted)
+    trusting = _trusting(trust, decide, untrusted)
     cap = None if unread_cap is None else seconds(unread_cap)
     clear = ClearTimers(seconds(clear_floor), clear_changes)
     clock = Clock() if clock is None else clock
     opened = Vault.open(Path(vault), clock=clock, root_key=root_key, database=database)
     try:
-        account = Account.attached(
-            client,
-            Ratchets(opened),
-            blind_trust=blind,
-            now=clock.now,
-            decide=decide,
-            untrusted=distrust,
-        )
+        require_identity(opened)
+        account = Account.attached(client, Ratchets(opened), now=clock.now, **trusting)
         options = Options(default, policy, cap, receipts, carbons, catch_up, displayed_sync, clear)
         return Chat(account, opened, clock, options)
     except BaseException:
@@ -122,7 +117,8 @@ def _policy(kind: type[Policy], value: str) -> Policy:
         raise LocalProtocolError(f"{kind.__name__.lower()} is {values}") from None
 
 
-def _blind(trust: str) -> bool:
+def _trusting(trust: str, decide: Decide | None, untrusted: str) -> dict[str, Any]:
     if trust not in get_args(TrustPolicy):
         raise LocalProtocolError('trust is "btbv" or "manual"')
-    return trust == "btbv"
+    kept = _policy(Untrusted, untrusted)
+    return {"blind_trust": trust == "btbv", "decide": decide, "untrusted": kept}

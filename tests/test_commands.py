@@ -222,7 +222,7 @@ def test_importing_makes_a_vault_and_warns(
     command = ["vault", "import-json", str(new), str(path)]
     code, out, err = run(capsys, *command, "--json")
     assert code == 0
-    assert json.loads(out) == {"imported_values": 5, "made_vault": True}
+    assert json.loads(out) == {"imported_values": 6, "made_vault": True}
     assert "must not be used any more" in err
     assert path.exists()
     code, _, err = run(capsys, *command)
@@ -253,6 +253,37 @@ def test_importing_erases_the_file_when_told_to(
     assert code == 0
     assert not path.exists()
     assert "may keep old blocks" in err
+
+
+def test_exporting_gives_the_same_back_and_warns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new, back = tmp_path / "new", tmp_path / "back.json"
+    path = identity(new)
+    assert run(capsys, "vault", "import-json", str(new), str(path))[0] == 0
+    command = ["vault", "export-json", str(new), str(back)]
+    code, out, err = run(capsys, *command, "--json", "--quiet")
+    assert (code, json.loads(out)) == (0, {"exported_values": 6})
+    assert "the only copy" in err
+    assert json.loads(back.read_text()) == json.loads(path.read_text())
+    assert back.stat().st_mode & 0o777 == 0o600
+    for target in (back, tmp_path / "another.json"):
+        code, _, err = run(capsys, "vault", "export-json", str(new), str(target))
+        assert code == 2
+        assert "nothing was exported" in err
+    assert run(capsys, "vault", "verify", str(new))[0] == 0
+    assert run(capsys, "vault", "import-json", str(new), str(back))[0] == 0
+
+
+def test_exporting_over_a_file_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = tmp_path / "new"
+    path = identity(new)
+    assert run(capsys, "vault", "import-json", str(new), str(path))[0] == 0
+    code, out, err = run(capsys, "vault", "export-json", str(new), str(path))
+    assert (code, out) == (2, "")
+    assert "exists already" in err
 
 
 def test_f44_a_damaged_file_makes_no_vault(

@@ -139,6 +139,7 @@ def test_a_vault_from_the_import_to_its_end(tmp_path: Path) -> None:
         ["info", str(folder), *known],
         ["verify", str(folder), *known],
         ["purge", str(folder), *known],
+        ["export-json", str(folder), str(tmp_path / "back.json"), *known],
         ["destroy", str(folder), "--yes", "--json"],
     )
     shown = []
@@ -147,12 +148,13 @@ def test_a_vault_from_the_import_to_its_end(tmp_path: Path) -> None:
         assert ended.returncode == 0, ended.stderr
         assert "Traceback" not in ended.stderr
         shown.append(json.loads(ended.stdout))
-    imported, changed, info, verified, purged, destroyed = shown
-    assert imported == {"imported_values": 5, "made_vault": True}
+    imported, changed, info, verified, purged, exported, destroyed = shown
+    assert imported == {"imported_values": 6, "made_vault": True}
     assert changed == {"root_key": "passphrase"}
-    assert info["rows"]["values"] == verified["looked_at"]["values"] == 5
+    assert info["rows"]["values"] == verified["looked_at"]["values"] == 7
     assert verified["clean"]
     assert purged["scrubbed"]
+    assert exported == {"exported_values": 6}
     assert destroyed == {"destroyed": True, "left": []}
     assert not folder.exists()
 

@@ -19,14 +19,14 @@ from eph_e2ee.commands.places import (
 )
 from eph_e2ee.commands.showing import complain, moment, progress, show, tell
 from eph_e2ee.errors import LocalProtocolError, VaultUnavailable
-from eph_e2ee.vault import destroying, importing, inspection, purging
+from eph_e2ee.vault import destroying, exporting, importing, inspection, purging
 from eph_e2ee.vault.inspection import Description, Finding
 from eph_e2ee.vault.keyringkey import KeyringRootKey
 from eph_e2ee.vault.passphrase import PassphraseRootKey
 from eph_e2ee.vault.rootkey import FileRootKey
 from eph_e2ee.vault.vault import Vault
 
-__all__ = ["destroy", "import_json", "info", "purge", "rootkey", "verify"]
+__all__ = ["destroy", "export_json", "import_json", "info", "purge", "rootkey", "verify"]
 
 DONE: Final = 0
 FOUND: Final = 1
@@ -135,6 +135,24 @@ def import_json(options: argparse.Namespace) -> int:
     )
     if options.erase_source:
         _erase_source(options)
+    return DONE
+
+
+def export_json(options: argparse.Namespace) -> int:
+    """Move the OMEMO identity and sessions into a JSON file, for slixmpp-omemo's storages.
+
+    The file must not exist. Afterwards the vault cannot be attached to, until the file is imported
+    again; its messages stay. What was cut short is finished by repeating it, to the same file.
+    """
+    require_vault(options.folder)
+    with opened(options, place(options)) as (vault, _):
+        count = exporting.export_identity(vault, options.file)
+    show(options, {"exported_values": count})
+    # Also with --quiet: nobody may miss it.
+    complain(
+        f"{options.file} is in clear, and the only copy of the identity: keep it from others, let "
+        "one program alone use it, and make no copy that another could go on with"
+    )
     return DONE
 
 

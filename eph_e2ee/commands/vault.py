@@ -60,6 +60,7 @@ COMMANDS: Final[dict[str, tuple[Command, str]]] = {
     "purge": (actions.purge, "forget what is due, and clean up after it"),
     "rootkey": (actions.rootkey, "keep the root key in another place"),
     "import-json": (actions.import_json, "take over a JSON file of slixmpp-omemo's"),
+    "export-json": (actions.export_json, "give the OMEMO identity back to a JSON file"),
     "destroy": (actions.destroy, "destroy the whole vault for good"),
 }
 """Each command with what the help says of it in a line; its docstring is the rest."""
@@ -108,6 +109,10 @@ def _add_source(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_target(command: argparse.ArgumentParser) -> None:
+    command.add_argument("file", type=Path, metavar="FILE", help="the JSON file, which is made")
+
+
 def _add_consent(command: argparse.ArgumentParser) -> None:
     command.add_argument("--yes", action="store_true", help="do not ask")
 
@@ -115,6 +120,7 @@ def _add_consent(command: argparse.ArgumentParser) -> None:
 OWN_OPTIONS: Final[dict[str, Callable[[argparse.ArgumentParser], None]]] = {
     "rootkey": _add_places,
     "import-json": _add_source,
+    "export-json": _add_target,
     "destroy": _add_consent,
 }
 """What adds the options that a command has beside those of all."""

@@ -15,9 +15,10 @@ from typing import Final, NoReturn
 
 from eph_e2ee.errors import LocalProtocolError, VaultDamaged, VaultForeign
 from eph_e2ee.vault.archive import Transaction
+from eph_e2ee.vault.exporting import MOVED
 from eph_e2ee.vault.primitives import random_bytes
 from eph_e2ee.vault.privatefile import LARGEST_FILE, reported, sync_folder, write_through
-from eph_e2ee.vault.ratchets import PREFIX
+from eph_e2ee.vault.ratchets import ACCOUNTS, PREFIX, listed_account
 from eph_e2ee.vault.vault import Vault
 
 __all__ = ["erase_source", "import_identity", "read_source"]
@@ -72,7 +73,10 @@ def import_identity(vault: Vault, texts: Mapping[str, str]) -> None:
             raise LocalProtocolError(
                 "the vault has an OMEMO identity already: import into a new folder"
             )
-        transaction.put_values({PREFIX + key: text for key, text in texts.items()})
+        accounts = [each for each in map(listed_account, texts) if each is not None]
+        own = {**texts, ACCOUNTS: _text(accounts)}
+        transaction.put_values({PREFIX + key: text for key, text in own.items()})
+        transaction.put_value(MOVED, None)
 
     vault.transact_sync(work)
 

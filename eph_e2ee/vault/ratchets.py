@@ -8,6 +8,7 @@ parsed on demand: python-omemo's own storage copies them deeply on each way in a
 import asyncio
 import enum
 import json
+import re
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Final, TypeVar, cast
@@ -20,13 +21,18 @@ from eph_e2ee.vault.archive import Transaction
 from eph_e2ee.vault.records import Records
 from eph_e2ee.vault.vault import Vault
 
-__all__ = ["Changes", "Ratchets"]
+__all__ = ["ACCOUNTS", "PREFIX", "Changes", "Ratchets", "listed_account"]
 
 T = TypeVar("T")
 U = TypeVar("U")
 
 PREFIX: Final = "omemo:"
 """Sets python-omemo's keys apart from other values of the vault."""
+
+ACCOUNTS: Final = "/eph_e2ee/accounts"
+"""The key of the accounts with a device list: the vault hashes its keys, and cannot tell."""
+
+_DEVICE_LIST: Final = re.compile(r"/devices/([^/]+)/list")
 
 MAXIMUM_LIVE: Final = 32 * 1024 * 1024
 """Characters kept in memory, keys and values: some thousand sessions, about 5 kB each. A value that
@@ -205,6 +211,11 @@ class Ratchets(Storage):
 
     async def _store(self, key: str, value: JSONType) -> None:
         self._put(key, json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+        account = listed_account(key)
+        if account is not None:
+            known = (await self.load_list(ACCOUNTS, str)).maybe([])
+            if account not in known:
+                await self._store(ACCOUNTS, [*known, account])
 
     async def _delete(self, key: str) -> None:
         self._put(key, None)
@@ -258,6 +269,12 @@ class Ratchets(Storage):
         if key in self._live:
             self._live_size -= _size(key, self._live.pop(key))
             self._parsed.pop(key, None)
+
+
+def listed_account(key: str) -> str | None:
+    """The account whose device list a key is of; None for any other key."""
+    found = _DEVICE_LIST.fullmatch(key)
+    return None if found is None else found[1]
 
 
 def _size(key: str, text: str | None) -> int:

@@ -351,8 +351,10 @@ class Account:
         """Hand a committed message to the stream, in one stanza, or in two of one id.
 
         The envelope goes first: whoever reads that knows the second stanza by its id. `clear`
-        stands where there is something in legacy OMEMO.
+        stands where there is something in legacy OMEMO. Where there is nothing else, a body says
+        so: applications on slixmpp-omemo do not hear of a stanza without one.
         """
+        whole_legacy = all(message.namespace == OLD for message in sealed.messages)
         parts = [[message] for message in sealed.messages] if sealed.apart else [sealed.messages]
         for messages in filter(None, parts):
             stanza = outer_message(
@@ -364,4 +366,6 @@ class Account:
             )
             if clear is not None and any(message.namespace == OLD for message in messages):
                 stanza.append(clear)
+            if whole_legacy:
+                stanza["body"] = self.omemo.fallback_message
             stanza.send()

@@ -271,7 +271,9 @@ class _Work:
         if unreached and (strict or unreached == self._recipients):
             if any(each.cause is Cause.UNDECIDED for each in self._left_out):
                 raise StillUndecided("trust of some devices has not been decided on")
-            raise NoEligibleDevices(frozenset(unreached), "no device can be addressed")
+            # Applications on slixmpp-omemo look for the accounts in the text.
+            text = f"no device of these accounts can be addressed: {frozenset(unreached)}"
+            raise NoEligibleDevices(frozenset(unreached), text)
 
     async def store(self) -> None:
         """Have the ratchets that turned written."""

@@ -1,22 +1,29 @@
 """XEP-0384, OMEMO Encryption: slixmpp-omemo's plugin, now with omemo:2 and without its losses."""
 
 from abc import ABCMeta
-from copy import copy
+from copy import deepcopy
+from typing import Any, ClassVar, Self
 
-from omemo.session_manager import EncryptionError
+from omemo.session_manager import EncryptionError, NoEligibleDevices
 from omemo.types import DeviceInformation
 from slixmpp import JID
 from slixmpp.stanza import Message
+from slixmpp_omemo import TrustLevel
 
 from eph_e2ee.errors import Reason, RemoteProtocolError
 from eph_e2ee.model import BareJid
 from eph_e2ee.protocol.envelope import is_server_processed
 from eph_e2ee.xmpp.answering import Answering
-from eph_e2ee.xmpp.parcel import MODERN, OLD, Opened, written
+from eph_e2ee.xmpp.bodiless import Bodiless
+from eph_e2ee.xmpp.outdated import Encrypted, recipients_of, require_members, require_message
+from eph_e2ee.xmpp.parcel import MODERN, OLD, Opened, encrypted_child, written
+from eph_e2ee.xmpp.parting import BODY, Parting
+from eph_e2ee.xmpp.reflections import Reflections
+from eph_e2ee.xmpp.refusals import NotEncrypted, refused
 from eph_e2ee.xmpp.sealing import Sealed
 from eph_e2ee.xmpp.stanzas import live, remove_children
 
-__all__ = ["XEP_0384"]
+__all__ = ["XEP_0384", "TrustLevel"]
 
 
 class XEP_0384(Answering, metaclass=ABCMeta):  # noqa: N801 -- takes the other's place
@@ -25,7 +32,44 @@ class XEP_0384(Answering, metaclass=ABCMeta):  # noqa: N801 -- takes the other's
     The abstract members, the signatures and the events are those of slixmpp-omemo 2.2. Beyond them:
     messages of omemo:2 are read and written (XEP-0420), operations run one at a time, what a
     storage gathers is committed before anything leaves, and a failed start is tried again.
+
+    slixmpp raises `message` and `groupchat_message` for stanzas with a body. This plugin raises
+    them as well for encrypted messages to this device that have none, as those of omemo:2 do.
+    Copies (XEP-0280) and archives (XEP-0313) are the application's own to look into, as before.
+
+    Raises:
+        OutdatedCall: the class, or a call, is made as for another version of slixmpp-omemo; it is a
+            LocalProtocolError and a TypeError.
     """
+
+    adopted: ClassVar[bool] = True
+    """Whether an application reads the stanzas itself, and not a `Chat`."""
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self:
+        """Say what an application's class has to define before Python only names it."""
+        require_members(cls.__abstractmethods__)
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._reflections = Reflections(lambda: self.xmpp.loop)
+        self._bodiless = Bodiless(self.xmpp, lambda: self.own_device, self._reflections)
+        self._parting = Parting(self.xmpp, lambda: self.fallback_message)
+
+    def plugin_init(self) -> None:
+        """Register what slixmpp-omemo registers, and look at what comes and goes."""
+        super().plugin_init()
+        if self.adopted:
+            self._bodiless.start()
+            self._parting.start()
+
+    def plugin_end(self) -> None:
+        """Leave slixmpp as it was before, and end every task."""
+        super().plugin_end()
+        if self.adopted:
+            self._bodiless.stop()
+            self._parting.stop()
+        self._reflections.forget()
 
     # -- slixmpp-omemo's interface -------------------------------------------------------------
 
@@ -39,7 +83,11 @@ class XEP_0384(Answering, metaclass=ABCMeta):  # noqa: N801 -- takes the other's
 
         Devices that read envelopes get all of the stanza's children but those that servers
         process; legacy devices get the body. A fallback body stands only where everybody is
-        addressed in legacy OMEMO. A group chat is encrypted in legacy OMEMO alone.
+        addressed in legacy OMEMO. A stanza without a body is only for devices that read envelopes.
+
+        The stanza returned leaves as two where it has elements of both kinds and one of the
+        devices may be slixmpp-omemo's, which would not find its own: send it with `send()` of its
+        own or of the client, and not as text.
 
         Returns:
             The stanza to send, or None where there is nothing to encrypt; and the devices that
@@ -47,23 +95,34 @@ class XEP_0384(Answering, metaclass=ABCMeta):  # noqa: N801 -- takes the other's
 
         Raises:
             ValueError: no recipient, or a stanza without a stream that gives ids.
+            OutdatedCall: something else than a stanza, or than JIDs.
+            LocalProtocolError: the stanza is too large for an envelope.
             OMEMOException: as python-omemo's `encrypt`; nothing is sent in clear instead.
         """
-        if stanza["type"] == "groupchat":
-            return await super().encrypt_message(stanza, recipient_jids, identifier)
-        recipients = {recipient_jids} if isinstance(recipient_jids, JID) else set(recipient_jids)
-        if not recipients:
-            raise ValueError("at least one recipient is needed")
+        require_message(stanza)
+        recipients = recipients_of(recipient_jids)
         if stanza.stream is None or not getattr(stanza.stream, "use_message_ids", False):
             raise ValueError("the stanza needs a stream with message ids")
         await self.get_session_manager()
         await self.refresh_device_lists(recipients)
         plaintexts = self._plaintexts(stanza)
-        if not plaintexts:
+        accounts = frozenset(BareJid(jid.bare) for jid in recipients)
+        if OLD not in plaintexts:
+            accounts = await self._reading(accounts)
+        if not plaintexts or not accounts:
             return None, frozenset()
-        bare = frozenset(BareJid(jid.bare) for jid in recipients)
-        sealed = await self.gate.run(lambda: self.seal(bare, plaintexts, identifier, strict=True))
-        return self._sealed_stanza(stanza, sealed), sealed.errors
+        try:
+            sealed = await self.gate.run(
+                lambda: self.seal(accounts, plaintexts, identifier, strict=True)
+            )
+        except NoEligibleDevices:
+            if OLD in plaintexts:
+                raise
+            return None, frozenset()
+        encrypted = self._stanza(stanza, sealed)
+        if stanza["type"] == "groupchat":
+            self._reflections.remember(encrypted.xml, plaintexts)
+        return encrypted, sealed.errors
 
     async def decrypt_message(self, stanza: Message) -> tuple[Message, DeviceInformation]:
         """Decrypt a stanza; the original is not changed.
@@ -74,66 +133,90 @@ class XEP_0384(Answering, metaclass=ABCMeta):  # noqa: N801 -- takes the other's
             sending device.
 
         Raises:
-            RemoteProtocolError: it does not open, or its envelope breaks a rule.
+            RemoteProtocolError: it does not open, or its envelope breaks a rule. It is an instance
+                of what slixmpp-omemo would have raised as well: see `refusals`.
             ValueError: a group chat without XEP-0045.
+            OutdatedCall: something else than a stanza.
         """
+        require_message(stanza)
+        try:
+            return await self._decrypted(stanza)
+        except RemoteProtocolError as error:
+            kind, reason = type(error), error.reason
+        # A new one, and raised out here: no cause or context holds anything of the message.
+        raise refused(reason) if kind is RemoteProtocolError else kind(reason)
+
+    async def _decrypted(self, stanza: Message) -> tuple[Message, DeviceInformation]:
+        if not any(_has_one(stanza, namespace) for namespace in (MODERN, OLD)):
+            raise NotEncrypted
         sender, to, group = self._ends(stanza)
         await self.get_session_manager()
-        try:
-            unsealed = await self.gate.run(lambda: self.unseal(stanza.xml, sender))
-        except RemoteProtocolError as error:
-            if not group or error.reason is not Reason.NOT_FOR_THIS_DEVICE:
-                raise
-            unsealed = await self._reflected(stanza)
-        decrypted = copy(stanza)
-        if unsealed.namespace == OLD:
-            self._replace_body(decrypted, unsealed)
-            return decrypted, unsealed.device
+        opened = await self._reflected(stanza, sender) if group else None
+        if opened is None:
+            opened = await self.gate.run(lambda: self.unseal(stanza.xml, sender))
+        decrypted = type(stanza)(stream=stanza.stream, xml=deepcopy(stanza.xml))
+        if opened.namespace == OLD:
+            self._replace_body(decrypted, opened)
+            return decrypted, opened.device
         remove_children(decrypted.xml)
-        decrypted = type(stanza)(stream=stanza.stream, xml=decrypted.xml)
-        if unsealed.plaintext is None:
-            return decrypted, unsealed.device
+        if opened.plaintext is None:
+            return decrypted, opened.device
         arrival = None if group else live(stanza, BareJid(self.xmpp.boundjid.bare))
         envelope = self._envelopes.open(
-            unsealed.plaintext,
+            opened.plaintext,
             sender=sender,
             to=to,
             group=group,
             sent_at=None if arrival is None else arrival.sent_at,
         )
         content = envelope.content
-        await self.gate.run(lambda: self.remember_reader(unsealed.device, content))
+        await self.gate.run(lambda: self.remember_reader(opened.device, content))
         for element in envelope.content:
             decrypted.xml.append(element)
-        return decrypted, unsealed.device
+        return decrypted, opened.device
 
-    async def _reflected(self, stanza: Message) -> Opened:
-        """What a room sends back of ours: nobody encrypts for the sending device.
-
-        Raises:
-            RemoteProtocolError: it is not one that slixmpp-omemo has remembered.
-        """
-        # slixmpp-omemo's class has this one's name, and so its private attributes.
-        remembered = self.__muc_reflection_cache.pop(stanza["id"], {})
-        if OLD not in remembered:
-            raise RemoteProtocolError(Reason.NOT_FOR_THIS_DEVICE)
+    async def _reflected(self, stanza: Message, sender: BareJid) -> Opened | None:
+        """What a room sends back of ours: nobody encrypts for the sending device."""
+        if sender != self.xmpp.boundjid.bare:
+            return None
+        remembered = self._reflections.take(stanza.xml)
+        if remembered is None:
+            return None
         own, _ = await self.sessions.get_own_device_information()
-        return Opened(OLD, remembered[OLD], own)
+        return Opened(*remembered, own)
+
+    # -- what is encrypted ---------------------------------------------------------------------
 
     def _plaintexts(self, stanza: Message) -> dict[str, bytes]:
-        content = [child for child in stanza.xml if not is_server_processed(child)]
+        body = stanza.get("body", None)
+        content = [
+            child
+            for child in stanza.xml
+            if not is_server_processed(child) and (child.tag != BODY or child.text)
+        ]
         if not content:
             return {}
-        to = BareJid(stanza["to"].bare)
-        plaintexts = {MODERN: self._envelopes.build(content, to=to)}
-        body = stanza.xml.findtext("{jabber:client}body")
+        plaintexts = {MODERN: self._envelopes.build(content, to=BareJid(stanza["to"].bare))}
         if body is not None:
             plaintexts[OLD] = body.encode()
         return plaintexts
 
-    def _sealed_stanza(self, stanza: Message, sealed: Sealed) -> Message:
-        encrypted = copy(stanza)
+    async def _reading(self, accounts: frozenset[BareJid]) -> frozenset[BareJid]:
+        """The accounts that have a device that reads envelopes."""
+        return frozenset(
+            [
+                account
+                for account in accounts
+                for device in await self.sessions.get_device_information(account)
+                if MODERN in self.namespaces(device)
+            ]
+        )
+
+    def _stanza(self, stanza: Message, sealed: Sealed) -> Encrypted:
+        # slixmpp leaves the constructor without types.
+        encrypted = Encrypted(stream=stanza.stream, xml=deepcopy(stanza.xml))  # type: ignore[no-untyped-call]
         encrypted.clear()
+        encrypted.parted = sealed.apart
         for message in sealed.messages:
             encrypted.append(written(message))
             encrypted["eme"]["namespace"] = message.namespace
@@ -143,10 +226,13 @@ class XEP_0384(Answering, metaclass=ABCMeta):  # noqa: N801 -- takes the other's
         encrypted.enable("store")
         return encrypted
 
+    # -- what is decrypted ---------------------------------------------------------------------
+
     def _ends(self, stanza: Message) -> tuple[BareJid, BareJid, bool]:
         """Who sent it, who its envelope has to name, and whether it came through a room."""
         if stanza["type"] != "groupchat":
-            return BareJid(stanza["from"].bare), BareJid(stanza["to"].bare), False
+            to = stanza["to"].bare or self.xmpp.boundjid.bare
+            return BareJid(stanza["from"].bare), BareJid(to), False
         rooms = self.xmpp.plugin.get("xep_0045", None)
         if rooms is None:
             raise ValueError("a group chat's message cannot be read without XEP-0045")
@@ -156,18 +242,28 @@ class XEP_0384(Answering, metaclass=ABCMeta):  # noqa: N801 -- takes the other's
             raise RemoteProtocolError(Reason.UNKNOWN_SENDER)
         return BareJid(JID(real).bare), room, True
 
-    def _replace_body(self, stanza: Message, unsealed: Opened) -> None:
+    def _replace_body(self, stanza: Message, opened: Opened) -> None:
         del stanza["body"]
         for namespace in (MODERN, OLD):
             for element in stanza.xml.findall(f"{{{namespace}}}encrypted"):
                 stanza.xml.remove(element)
-        if unsealed.plaintext is None:
+        if opened.plaintext is None:
             return
         try:
-            stanza["body"] = unsealed.plaintext.decode()
+            stanza["body"] = opened.plaintext.decode()
         except UnicodeDecodeError:
             malformed = True
         else:
             malformed = False
         if malformed:
             raise RemoteProtocolError(Reason.MALFORMED_BODY)
+
+
+def _has_one(stanza: Message, namespace: str) -> bool:
+    try:
+        return encrypted_child(stanza.xml, namespace) is not None
+    except RemoteProtocolError:
+        several = True
+    if several:
+        raise NotEncrypted
+    return False

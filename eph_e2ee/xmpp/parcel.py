@@ -25,6 +25,7 @@ from twomemo.twomemo import ContentImpl, EncryptedKeyMaterialImpl, KeyExchangeIm
 
 from eph_e2ee.errors import EphemeralError, Reason, RemoteProtocolError
 from eph_e2ee.xmpp.gate import Absent
+from eph_e2ee.xmpp.refusals import unopened
 
 __all__ = [
     "MODERN",
@@ -32,6 +33,7 @@ __all__ = [
     "Opened",
     "encrypted_child",
     "fingerprint",
+    "is_addressed",
     "is_empty",
     "opened",
     "own_share",
@@ -127,6 +129,20 @@ def fingerprint(stanza: Element, bare_jid: str, device_id: int) -> str | None:
     except RemoteProtocolError:
         return None
     return None if share is None else share.findtext(f".//{{{MODERN}}}key")
+
+
+def is_addressed(stanza: Element, namespace: str, bare_jid: str, device_id: int) -> bool:
+    """Whether an `<encrypted/>` of a stanza has a key for a device; it may be malformed still.
+
+    The keys of legacy OMEMO do not say whose device they are for.
+    """
+    path = f"{{{namespace}}}encrypted/{{{namespace}}}header"
+    if namespace == MODERN:
+        groups = stanza.findall(f"{path}/{{{MODERN}}}keys")
+        keys = [key for group in groups if group.get("jid") == bare_jid for key in group]
+    else:
+        keys = stanza.findall(f"{path}/{{{OLD}}}key")
+    return any(key.get("rid") == str(device_id) for key in keys)
 
 
 def is_empty(stanza: Element) -> bool:
@@ -255,10 +271,10 @@ async def opened(sessions: omemo.SessionManager, message: omemo.Message) -> Open
     except (Absent, EphemeralError, StorageException):
         raise
     except omemo.OMEMOException as failure:
-        reason = _reason(failure)
-    except Exception:  # noqa: BLE001 -- a peer's bytes reach libraries that raise what they like
-        reason = Reason.UNDECRYPTABLE
-    raise RemoteProtocolError(reason)
+        error = unopened(_reason(failure), type(failure))
+    except Exception as failure:  # noqa: BLE001 -- a peer's bytes reach libraries that raise anything
+        error = unopened(Reason.UNDECRYPTABLE, type(failure))
+    raise error
 
 
 def _reason(failure: omemo.OMEMOException) -> Reason:

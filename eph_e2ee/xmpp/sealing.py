@@ -74,7 +74,7 @@ class Sealing(Startup, metaclass=ABCMeta):
             left_out=made.left_out,
             legacy=made.legacy,
             without_envelope=made.legacy | made.addressed,
-            apart=made.doubtful,
+            apart=made.doubtful and len(made.messages) > 1,
         )
 
     async def legacy_devices(self, recipients: frozenset[BareJid]) -> frozenset[Addressee]:

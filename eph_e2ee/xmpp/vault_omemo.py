@@ -22,6 +22,8 @@ UNASKED: Final = "eph_e2ee: nobody is asked"
 class VaultOmemo(XEP_0384):
     """OMEMO with a vault, and with somebody who may decide on devices."""
 
+    adopted = False
+
     default_config: ClassVar[dict[str, Any]] = {
         **XEP_0384.default_config,
         "storage": None,

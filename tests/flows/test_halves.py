@@ -15,7 +15,7 @@ from eph_e2ee.protocol import ephemeral
 from eph_e2ee.xmpp.parcel import MODERN, OLD
 from eph_e2ee.xmpp.stanzas import Arrival
 from tests.flows.test_incoming import body, sealed
-from tests.xmpp.test_adoption import TheirPlugin, plugged
+from tests.xmpp.clients import TheirPlugin, plugged
 
 if TYPE_CHECKING:
     from collections.abc import Callable

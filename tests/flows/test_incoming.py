@@ -17,7 +17,7 @@ from eph_e2ee.model import BareJid, Direction, MessageId, Phase
 from eph_e2ee.protocol import ephemeral
 from eph_e2ee.protocol.envelope import Finding
 from eph_e2ee.xmpp.parcel import MODERN, OLD
-from tests.xmpp.test_adoption import TheirPlugin
+from tests.xmpp.clients import TheirPlugin
 
 if TYPE_CHECKING:
     from tests.flows.conftest import Party, Town

@@ -1,4 +1,4 @@
-"""A bot moves from unpatched slixmpp-omemo with a JSON file to a vault, on a real server."""
+"""A bot moves from unpatched slixmpp-omemo with a JSON file to a vault, and back, on a server."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.adopted import UNPATCHED, Somebody
 from tests.support.chats import Party
 from tests.support.unpatched import unpatched
 
@@ -53,3 +54,39 @@ async def test_f44_a_bot_keeps_its_device_and_its_sessions(
         assert (await moved.read()).body == "welcome back"
     finally:
         await moved.leave()
+
+
+async def test_the_way_back(
+    account: Callable[[str], Account], prosody: Prosody, tmp_path: Path
+) -> None:
+    """From a vault to an unpatched bot with a JSON file: no new device, and the sessions go on."""
+    bot = Somebody(account("bot"), tmp_path, prosody.address)
+    rosa = Somebody(account("rosa"), tmp_path, prosody.address)
+    folder = tmp_path / "bot.vault"
+    attached = Party(bot.account, folder, prosody.address)
+    try:
+        await attached.arrive()
+        hers = await rosa.arrive(UNPATCHED, each_stanza=True)
+        await hers.say(attached.jid, "to the vault")
+        assert (await attached.read()).body == "to the vault"
+        await attached.chat.send(rosa.jid, "from the vault")
+        before = await rosa.hear()
+        await hers.say(attached.jid, "confirmed")
+        await attached.read()
+        await attached.leave()
+        command = ["-m", "eph_e2ee", "vault", "export-json", str(folder), str(bot.keys)]
+        subprocess.run([sys.executable, *command], check=True, timeout=60, capture_output=True)  # noqa: ASYNC221  nothing else is to happen meanwhile
+
+        moved = await bot.arrive(UNPATCHED, each_stanza=True)
+        await hers.say(bot.jid, "to the file")
+        assert (await bot.hear()).text == "to the file"
+        await moved.say(rosa.jid, "from the file")
+        after = await rosa.hear()
+        assert (after.text, after.device) == ("from the file", before.device)
+        sessions = await hers.keys.get_session_manager()
+        assert len(await sessions.get_device_information(bot.jid)) == 1
+        assert hers.errors == moved.errors == []
+    finally:
+        await attached.leave()
+        await bot.leave()
+        await rosa.leave()

@@ -46,7 +46,7 @@ async def test_a_legacy_client_gets_the_text_and_we_are_told(
         stanza, text = await peter.hear()
         assert text == "for old clients, too"
         assert [each.get("timer") for each in stanza.xml.findall(EPHEMERAL)] == timers
-        assert stanza["body"] == ""
+        assert stanza["body"] == peter.plugin.fallback_message
         assert "for old clients" not in str(stanza)
         warning = await rosa.unsupported.next()
         assert (warning.conversation, warning.legacy) == (jid, Legacy(legacy))

@@ -23,6 +23,7 @@ __all__ = [
     "connect",
     "disconnect",
     "new_client",
+    "new_context",
     "online",
     "subscribe_mutually",
 ]
@@ -114,14 +115,17 @@ def allow_plaintext(client: ClientXMPP) -> None:
     mechanisms.use_mech = "PLAIN"
 
 
+def new_context() -> ssl.SSLContext:
+    """A context without the system's certificates: to read them takes longer than the login."""
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
 def new_client(
     account: Account, *, resource: str = "", plugins: Sequence[str] = PLUGINS
 ) -> ClientXMPP:
     """Return a client of an account that is ready to `connect`; needs a running event loop."""
     jid = f"{account.jid}/{resource}" if resource else account.jid
-    # Reading the system's certificates would take longer than the whole login.
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client = ClientXMPP(jid, account.password, ssl_context=context)
+    client = ClientXMPP(jid, account.password, ssl_context=new_context())
     allow_plaintext(client)
     for name in plugins:
         client.register_plugin(name)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS", "arguments", "identity", "run", "with_vault"]
 
-COMMANDS: Final = ("info", "verify", "purge", "rootkey", "import-json", "destroy")
+COMMANDS: Final = ("info", "verify", "purge", "rootkey", "import-json", "export-json", "destroy")
 
 
 def with_vault(folder: Path, source: ManualSource, root_key: RootKey | None = None) -> None:
@@ -39,6 +39,7 @@ def arguments(command: str, folder: Path) -> list[str]:
     more = {
         "rootkey": ["--to", "file"],
         "import-json": [str(folder.parent / "bot.json")],
+        "export-json": [str(folder.parent / "exported.json")],
         "destroy": ["--yes"],
     }
     return ["vault", command, str(folder), *more.get(command, [])]
@@ -51,8 +52,9 @@ def identity(folder: Path) -> Path:
         "/own_device_id": 7,
         "/ikp/is_seed": True,
         "/ikp/key": "A" * 43 + "=",
-        "/devices/rosa@example.org/7/namespaces": ["old"],
-        "/old/x3dh": {},
+        "/devices/rosa@example.org/list": [7],
+        "/devices/rosa@example.org/7/namespaces": ["urn:xmpp:omemo:2"],
+        "/urn:xmpp:omemo:2/x3dh": {},
     }
     path.write_text(json.dumps(values))
     return path

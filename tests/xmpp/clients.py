@@ -7,6 +7,7 @@ import ssl
 from typing import TYPE_CHECKING, Any, Final
 from xml.etree.ElementTree import Element, SubElement, fromstring, tostring
 
+import slixmpp_omemo
 from omemo.storage import Just, Maybe, Nothing, Storage
 from slixmpp import JID, ClientXMPP
 from slixmpp.plugins.base import register_plugin
@@ -17,7 +18,7 @@ import eph_e2ee
 if TYPE_CHECKING:
     from omemo.types import JSONType
 
-__all__ = ["Kept", "OurPlugin", "TestClient", "World"]
+__all__ = ["Kept", "OurPlugin", "TestClient", "TheirPlugin", "World", "plugged"]
 
 PUBSUB: Final = "{http://jabber.org/protocol/pubsub}"
 EVENT: Final = "{http://jabber.org/protocol/pubsub#event}"
@@ -64,6 +65,34 @@ class OurPlugin(eph_e2ee.XEP_0384):
         self, blindly_trusted: frozenset[Any], identifier: str | None
     ) -> None:
         self.told.append((blindly_trusted, identifier))
+
+    async def _prompt_manual_trust(
+        self,
+        manually_trusted: frozenset[Any],  # noqa: ARG002 -- slixmpp-omemo's signature
+        identifier: str | None,  # noqa: ARG002 -- the same
+    ) -> None:
+        raise AssertionError("blind trust needs no prompt")
+
+
+class TheirPlugin(slixmpp_omemo.XEP_0384):
+    """The same application's plugin before its line was changed."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.kept: Storage = Kept()
+
+    @property
+    def storage(self) -> Storage:
+        return self.kept
+
+    @property
+    def _btbv_enabled(self) -> bool:
+        return True
+
+    async def _devices_blindly_trusted(
+        self, blindly_trusted: frozenset[Any], identifier: str | None
+    ) -> None:
+        """Nothing to tell."""
 
     async def _prompt_manual_trust(
         self,
@@ -232,3 +261,11 @@ def _fail(answer: Element, condition: str) -> None:
     answer.set("type", "error")
     error = SubElement(answer, "{jabber:client}error", {"type": "cancel"})
     SubElement(error, f"{ERRORS}{condition}")
+
+
+async def plugged(world: World, name: str, plugin: type[Any]) -> tuple[TestClient, Any]:
+    """A client with a plugin whose OMEMO runs."""
+    client = world.client(name)
+    made = client.plug(plugin)
+    await client.bind()
+    return client, made

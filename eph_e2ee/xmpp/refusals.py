@@ -1,0 +1,121 @@
+"""What `decrypt_message` raises: our error, and slixmpp-omemo 2.2's for the same case, in one.
+
+An application that was written for slixmpp-omemo catches python-omemo's classes, or ValueError; one
+that was written for this library catches `RemoteProtocolError` and looks at its `reason`. Neither
+finds anything of the message in the error.
+"""
+
+from typing import Final
+
+from omemo.backend import DecryptionFailed, KeyExchangeFailed
+from omemo.session_manager import (
+    MessageNotForUs,
+    NoSession,
+    PublicDataInconsistency,
+    SenderDistrusted,
+    SenderNotFound,
+)
+from xmlschema import XMLSchemaValidationError
+
+from eph_e2ee.errors import Reason, RemoteProtocolError
+
+__all__ = ["NotEncrypted", "refused", "unopened"]
+
+NOT_ENCRYPTED: Final = (
+    "no OMEMO element, or several of one kind: ask `is_encrypted` first, which returns an empty "
+    "set, not None, since slixmpp-omemo 2.2"
+)
+
+
+class NotForUs(RemoteProtocolError, MessageNotForUs):
+    """It has no key for this device."""
+
+
+class UnknownSender(RemoteProtocolError, SenderNotFound):
+    """The sending device, or in a room the sender, is not known."""
+
+
+class DistrustedSender(RemoteProtocolError, SenderDistrusted):
+    """The sending device is distrusted."""
+
+
+class Undecryptable(RemoteProtocolError, DecryptionFailed):
+    """No key opens it, or it has been opened before."""
+
+
+class FailedExchange(RemoteProtocolError, KeyExchangeFailed):
+    """Its key exchange builds no session."""
+
+
+class WithoutSession(RemoteProtocolError, NoSession):
+    """There is no session with its sender, and it begins none."""
+
+
+class InconsistentIdentity(RemoteProtocolError, PublicDataInconsistency):
+    """Its key exchange names another identity key than the sender's device has published."""
+
+
+class Invalid(RemoteProtocolError, ValueError):
+    """What was opened breaks a rule: its envelope, or the text of its body."""
+
+
+class MalformedElement(RemoteProtocolError, XMLSchemaValidationError):  # type: ignore[misc]
+    """Its OMEMO element is none; slixmpp-omemo says so with xmlschema's error, a ValueError."""
+
+    def __init__(self, reason: Reason) -> None:
+        # xmlschema's own __init__ would quote the element.
+        ValueError.__init__(self, reason.value)
+        self.validator = None  # type: ignore[assignment]
+        self.obj = self.elem = self.source = self.namespaces = None
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.args[0]!r})"
+
+
+class NotEncrypted(RemoteProtocolError, ValueError):
+    """There is no OMEMO element on the stanza, or more than one of a kind."""
+
+    def __init__(self, reason: Reason = Reason.MALFORMED_OMEMO) -> None:
+        super().__init__(reason)
+        self.args = (NOT_ENCRYPTED,)
+
+
+KINDS: Final[tuple[tuple[type[Exception], type[RemoteProtocolError]], ...]] = (
+    (KeyExchangeFailed, FailedExchange),
+    (NoSession, WithoutSession),
+    (PublicDataInconsistency, InconsistentIdentity),
+)
+"""What python-omemo tells apart where our reason is that no key opens it."""
+
+CLASSES: Final[dict[Reason, type[RemoteProtocolError]]] = {
+    Reason.NOT_FOR_THIS_DEVICE: NotForUs,
+    Reason.UNKNOWN_SENDER: UnknownSender,
+    Reason.DISTRUSTED: DistrustedSender,
+    Reason.UNDECRYPTABLE: Undecryptable,
+    Reason.DUPLICATE: Undecryptable,
+    Reason.MALFORMED_OMEMO: MalformedElement,
+}
+"""What each reason is to an application on slixmpp-omemo; all others are of what was opened."""
+
+
+def unopened(reason: Reason, failure: type[Exception]) -> RemoteProtocolError:
+    """The error for a message that python-omemo did not open.
+
+    Args:
+        reason: why, in our words.
+        failure: the class of python-omemo's own error.
+    """
+    if reason is Reason.UNDECRYPTABLE:
+        for theirs, ours in KINDS:
+            if issubclass(failure, theirs):
+                return ours(reason)
+    return refused(reason)
+
+
+def refused(reason: Reason) -> RemoteProtocolError:
+    """The error of a reason."""
+    return CLASSES.get(reason, Invalid)(reason)
