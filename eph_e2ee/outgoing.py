@@ -13,7 +13,7 @@ from xml.etree.ElementTree import Element
 from eph_e2ee.clock import Clock
 from eph_e2ee.conversations import Conversations
 from eph_e2ee.drafts import Agreed, Draft, content_of
-from eph_e2ee.errors import NoEligibleDevices, VaultDamaged
+from eph_e2ee.errors import LocalProtocolError, NoEligibleDevices, VaultDamaged
 from eph_e2ee.events import Delivered, LeftOut
 from eph_e2ee.letters import id_name, line_of
 from eph_e2ee.model import (
@@ -221,7 +221,7 @@ class Outgoing:
         """Under the lock: the timer that stands now is the message's own from here on (F29)."""
         await self._opt_outs.check(draft.recipient)
         before = await self._conversations.setting(draft.recipient)
-        after, stated = self._announced(self._agreed(before, draft))
+        after, stated = self._announced(self._agreed(before, draft, audience))
         timer = after.timer if isinstance(draft.timer, Agreed) else draft.timer
         content = content_of(draft, timer, opting_out=after.opting_out)
         if stated is not None:
@@ -261,11 +261,17 @@ class Outgoing:
             return None
         return ephemeral.write(timer)
 
-    def _agreed(self, setting: Agreement, draft: Draft) -> Agreement:
-        """The setting once this message is out; a timer of its own is a change (XEP-0466 3.3)."""
+    def _agreed(self, setting: Agreement, draft: Draft, audience: Audience) -> Agreement:
+        """The setting once this message is out; a timer of its own is a change (XEP-0466 3.3).
+
+        Raises:
+            LocalProtocolError: it changes the timer of a room that we do not belong to (F28).
+        """
         permanent = draft.timer is None and draft.body is not None
         if isinstance(draft.timer, Agreed) or permanent or draft.number is not None:
             return setting
+        if not audience.member and draft.timer != setting.timer:
+            raise LocalProtocolError("only its members may change the timer of a room")
         return agreement.set_timer(
             setting,
             draft.timer,

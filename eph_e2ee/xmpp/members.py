@@ -59,12 +59,14 @@ class Audience:
         jids: the accounts to encrypt for.
         room: whether it goes to a room.
         complete: whether these are all that belong to it, as far as the room tells.
+        member: whether we belong to it ourselves, and may change its timer.
     """
 
     conversation: BareJid
     jids: frozenset[BareJid]
     room: bool = False
     complete: bool = True
+    member: bool = True
 
 
 @dataclass(slots=True)
@@ -72,6 +74,7 @@ class _Room:
     """What a room that we are in has told of itself since we entered it."""
 
     entered: bool = False
+    member: bool = False
     open: bool | None = None
     members: set[BareJid] = field(default_factory=set)
     occupants: dict[str, BareJid] = field(default_factory=dict)
@@ -145,7 +148,13 @@ class Members:
         if len(jids) > MAXIMUM_MEMBERS:
             raise RoomUnsuitable("the room has more members than a message can be encrypted for")
         own = BareJid(self._client.boundjid.bare)
-        return Audience(room, frozenset(jids - {own}), room=True, complete=state.complete)
+        return Audience(
+            conversation=room,
+            jids=frozenset(jids - {own}),
+            room=True,
+            complete=state.complete,
+            member=state.member,
+        )
 
     def _joined(self) -> list[str]:
         plugin: Any = self._client.plugin.get("xep_0045", None)
@@ -231,7 +240,9 @@ class Members:
         elif room in self._joined() and presence["type"] != "error":
             state = self._rooms.setdefault(room, _Room())
             if found is not None:
+                item = presence.xml.find(ITEM)
                 state.entered = True
+                state.member = item is not None and item.get("affiliation") in MEMBERS
                 state.told(codes_of(presence.xml))
             _note_occupant(state, presence)
 

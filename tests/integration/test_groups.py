@@ -192,6 +192,30 @@ async def test_only_a_room_that_was_entered_is_one(group: Group, party: NewParty
         await otto.chat.send(group.jid, "still there?")
 
 
+async def test_f28_a_visitor_does_not_change_the_timer_for_himself(
+    group: Group, party: NewParty
+) -> None:
+    """F28: the others would not follow; what he says has the room's timer, as they know it."""
+    rosa = group.owner
+    await configure(rosa, group.jid, membersonly=False)
+    peter = await group.member("peter")
+    await rosa.chat.set_timer(group.jid, HOUR)
+    visitor = party("visitor", plugins=ROOM_PLUGINS)
+    await visitor.arrive()
+    await enter(visitor, group.jid)
+    with pytest.raises(LocalProtocolError, match="members"):
+        await visitor.chat.set_timer(group.jid, HOUR * 2)
+    with pytest.raises(LocalProtocolError, match="members"):
+        await visitor.chat.send(group.jid, "mine is shorter", timer=HOUR / 2)
+    await rosa.chat.send(group.jid, "an hour")
+    assert (await visitor.hear()).timer == HOUR
+    sent = await visitor.chat.send(group.jid, "as you like it")
+    assert sent.timer == HOUR
+    assert [(await peter.hear()).timer for _ in range(2)] == [HOUR, HOUR]
+    for each in (rosa, peter, visitor):
+        assert await each.chat.timer(group.jid) == HOUR
+
+
 async def test_private_messages_through_a_room_are_refused(group: Group) -> None:
     """Both ways: an occupant is no account, and whoever answers would answer the room."""
     rosa, peter = group.owner, await group.member("peter")

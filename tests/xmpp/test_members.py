@@ -82,6 +82,16 @@ async def inside(world: Rooming) -> AsyncIterator[Inside]:
     made.members.detach()
 
 
+async def test_whether_we_belong_to_it_ourselves(inside: Inside) -> None:
+    """F28: as the room says it of us, then and later."""
+    inside.enter(100)
+    assert (await inside.members.audience(BareJid(ROOM))).member
+    inside.presence("rosa", f"{ROSA}/rosa", "none", 110, 100)
+    assert not (await inside.members.audience(BareJid(ROOM))).member
+    inside.presence("rosa", f"{ROSA}/rosa", "admin", 110, 100)
+    assert (await inside.members.audience(BareJid(ROOM))).member
+
+
 async def test_those_who_belong_to_it_and_those_who_are_there(inside: Inside) -> None:
     """Ourselves are not among them; what is known is not asked for again."""
     inside.presence("early", f"{ANNA}/x", "none")
