@@ -21,6 +21,7 @@ from datetime import timedelta
 from typing import Self
 from xml.etree.ElementTree import Element
 
+from eph_e2ee.answering import Answerer
 from eph_e2ee.catchup import CatchingUp
 from eph_e2ee.clock import Clock
 from eph_e2ee.conversations import Conversations
@@ -36,6 +37,7 @@ from eph_e2ee.model import (
     Entry,
     Erasure,
     Expired,
+    IqKind,
     Legacy,
     Phase,
     Seconds,
@@ -45,6 +47,7 @@ from eph_e2ee.outgoing import Outgoing
 from eph_e2ee.protocol import lifetime, xml
 from eph_e2ee.protocol.capability import Capability
 from eph_e2ee.protocol.ephemeral import checked_timer
+from eph_e2ee.questions import Questions
 from eph_e2ee.reading import Reading
 from eph_e2ee.vault.archive import Transaction
 from eph_e2ee.vault.vault import Vault
@@ -104,6 +107,7 @@ class Chat:
             places=options.displayed_sync,
         )
         self._catching_up = CatchingUp(account, vault, self._incoming, notices, clock)
+        self._questions = Questions(account, clock)
         self._reading.backlog = lambda: self._catching_up.own
         gathering = (self._outgoing, self._catching_up)
         self._expiry = Expiry(vault, gathering, clock, self._expired, account.server)
@@ -248,6 +252,57 @@ class Chat:
             await self._vault.transact(lambda vault: vault.erase_conversation(peer))
         return await self._expiry.settle()
 
+    async def iq(
+        self,
+        jid: str,
+        element: Element,
+        *,
+        kind: IqKind = "get",
+        timeout: timedelta | float = 30.0,  # noqa: ASYNC109 -- by our own clock
+    ) -> Element | None:
+        """Ask a device something in an encrypted IQ, and return what it answers; see `questions`.
+
+        Only devices that read envelopes are asked. As long as nothing has been heard from a full
+        JID, a question to it is encrypted for all of its account's: those that it does not reach
+        can skip a thousand between two messages, and no more. Canceling it is safe: the question
+        may have been heard, and its answer is not waited for.
+
+        Args:
+            jid: the full JID of the device.
+            element: the payload, with a namespace of its own.
+            kind: whether to know something ("get") or to have something done ("set").
+            timeout: how long to wait, in seconds, once the question has left.
+
+        Returns:
+            The payload of the answer; None for a result that has none.
+
+        Raises:
+            LocalProtocolError: no full JID, or an element that cannot be sent.
+            NotSent: nothing left: no session, nobody to encrypt to, too many open questions.
+            VaultError: nothing left, or the answer could not be opened.
+            IqRefused: the answer is an error.
+            NoAnswer: none came in time.
+            RemoteProtocolError: the answer cannot be believed: it is in clear, or breaks a rule.
+        """
+        return await self._questions.ask(jid, element, kind, timeout)
+
+    def on_iq(self, name: str, handler: Answerer) -> None:
+        """Answer encrypted IQs with a payload of this name, `{namespace}local`; see `questions`.
+
+        The handler is a coroutine function. It gets a `Question` of anybody who can encrypt to us,
+        also a stranger, and returns an element, None, or a `Refusal`; what it raises is answered
+        with "internal-server-error". It is cancelled after a minute, and at the chat's end. Any
+        answer, like those that slixmpp gives by itself, shows that we are online.
+
+        Raises:
+            LocalProtocolError: the name has no namespace, or has a handler already.
+        """
+        self._questions.answering.register(name, handler)
+
+    def off_iq(self, name: str) -> None:
+        """Answer no more questions with such a payload."""
+        self._questions.answering.unregister(name)
+
     async def close(self) -> Erasure:
         """End every task, handler and feature, and close the vault. It can be called again.
 
@@ -255,6 +310,7 @@ class Chat:
             What became of erasures that were still gathered.
         """
         self._account.stop_listening()
+        await self._questions.close()
         await self._catching_up.stop()
         await self._incoming.stop()
         for task in self._tasks:

@@ -2,7 +2,8 @@
 
 import enum
 from dataclasses import dataclass, field
-from typing import NewType
+from typing import Literal, NewType
+from xml.etree.ElementTree import Element
 
 from eph_e2ee.errors import Reason
 
@@ -18,10 +19,12 @@ __all__ = [
     "Entry",
     "Erasure",
     "Expired",
+    "IqKind",
     "LeftOut",
     "Legacy",
     "MessageId",
     "Phase",
+    "Question",
     "Rejection",
     "Seconds",
     "Skipped",
@@ -40,6 +43,9 @@ DeviceId = NewType("DeviceId", int)
 
 Seconds = NewType("Seconds", int)
 """A whole number of seconds: a timer of XEP-0466, 1 to 2**32 - 1."""
+
+IqKind = Literal["get", "set"]
+"""What a question wants: to know something, or to have something done (RFC 6120 section 8.2.3)."""
 
 
 class Direction(enum.Enum):
@@ -297,3 +303,22 @@ class Unsupported:
     conversation: BareJid
     devices: frozenset[DeviceId]
     legacy: Legacy
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """An encrypted IQ that somebody has sent us; see `Chat.on_iq`.
+
+    Attributes:
+        jid: the full JID that asks.
+        bare: its account, authenticated by OMEMO.
+        device: its device, authenticated by OMEMO.
+        kind: "get" or "set".
+        element: the payload. It never prints.
+    """
+
+    jid: str
+    bare: BareJid
+    device: DeviceId
+    kind: IqKind
+    element: Element = field(repr=False)

@@ -33,6 +33,7 @@ from eph_e2ee.xmpp.arrivals import Accept, Arrivals
 from eph_e2ee.xmpp.displayed import Displayed
 from eph_e2ee.xmpp.ephemeral import XEP_0466
 from eph_e2ee.xmpp.gate import Pending
+from eph_e2ee.xmpp.iqs import Iqs
 from eph_e2ee.xmpp.lifecycle import Lifecycle
 from eph_e2ee.xmpp.omemo import XEP_0384
 from eph_e2ee.xmpp.parcel import MODERN, OLD, Opened, fingerprint, written
@@ -71,6 +72,7 @@ class Account:
         archive: our own archive on the server.
         displayed: how far each conversation was read, on the server.
         acks: what the server has taken.
+        iqs: encrypted questions and answers.
         lifecycle: when a session begins, and when a room is entered.
     """
 
@@ -87,6 +89,7 @@ class Account:
         self.archive = Archive(client, self.arrivals, lambda: self.bare)
         self.displayed = Displayed(client, lambda: self.bare)
         self.acks = Acks(client)
+        self.iqs = Iqs(client, envelopes, omemo)
         self.lifecycle = Lifecycle(client)
         self._telling: set[asyncio.Task[None]] = set()
 

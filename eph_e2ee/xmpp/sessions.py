@@ -10,7 +10,7 @@ import omemo
 import twomemo
 from omemo.backend import Backend, DecryptionFailed
 from omemo.session import Initiation
-from omemo.types import DeviceInformation, DeviceList
+from omemo.types import DeviceInformation, DeviceList, TrustLevel
 from slixmpp_omemo.base_session_manager import BaseSessionManager
 
 from eph_e2ee.xmpp import crossing
@@ -130,6 +130,15 @@ class Sessions(BaseSessionManager):
     purge_backend = _alone(BaseSessionManager.purge_backend)
     purge_bare_jid = _alone(BaseSessionManager.purge_bare_jid)
     ensure_data_consistency = _alone(BaseSessionManager.ensure_data_consistency)
+
+    @_alone
+    async def trusts(self, device: DeviceInformation) -> bool:
+        """Tell whether a device may be told anything; it is decided as it is when encrypting."""
+        if await self._evaluate_custom_trust_level(device) is TrustLevel.UNDECIDED:
+            await self._make_trust_decision(frozenset({device}), None)
+            devices = await self.get_device_information(device.bare_jid)
+            device = next((each for each in devices if each.device_id == device.device_id), device)
+        return await self._evaluate_custom_trust_level(device) is TrustLevel.TRUSTED
 
     # -- ratchets ------------------------------------------------------------------------------
 

@@ -3,8 +3,8 @@
 import asyncio
 import logging
 from abc import ABCMeta
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, ClassVar, cast
 
 import oldmemo.migrations
@@ -79,6 +79,7 @@ class Startup(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
         self._retry_after = FIRST_RETRY
         self._proven: set[str] = set()
         self._own_device = 0
+        self._addressed: Callable[[DeviceInformation], bool] = lambda _: True
         self._archives = 0
         self._ended = False
 
@@ -303,8 +304,19 @@ class Startup(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
 
     def namespaces(self, device: DeviceInformation) -> frozenset[str]:
         """Where a device may be addressed: in omemo:2 only when it is known to read envelopes."""
+        if not self._addressed(device):
+            return frozenset()
         reads = assess(self.facts(device)).reads_sce
         return frozenset({MODERN if reads is Answer.YES else OLD})
+
+    @contextmanager
+    def addressing(self, wanted: Callable[[DeviceInformation], bool]) -> Iterator[None]:
+        """Address no devices but these. Only inside of an operation, which runs alone."""
+        self._addressed = wanted
+        try:
+            yield
+        finally:
+            self._addressed = lambda _: True
 
     def facts(self, device: DeviceInformation) -> DeviceFacts:
         """What has been seen of a device (its lists, its label, what it has sent)."""
