@@ -28,8 +28,8 @@ so that no server can swap the answers to two questions, make a set of a get or 
 result, hand a question to another device of the account, or pass a message off as an IQ or an IQ
 as a message. Other makes do not write it, and XEP-0420 offers nothing in its place: with them a
 server can do all this, though it can neither read nor write what is inside. If it hides the label
-by which we know this library (XEP-0384 section 5.3.1), it can pass a message of ours that consists
-of one element off as an IQ, and nothing more.
+by which we know this library (XEP-0384 section 5.3.1), it can pass off a message whose content is
+one element of the application's as an IQ, and nothing more.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ from eph_e2ee.errors import (
     VaultError,
 )
 from eph_e2ee.model import DeviceId, IqKind, MessageId, Question, Rejection
-from eph_e2ee.protocol import refusals
+from eph_e2ee.protocol import ephemeral, marks, refusals, setting
 from eph_e2ee.protocol.iqheader import IqHeader
 from eph_e2ee.xmpp.account import Account
 from eph_e2ee.xmpp.gate import Pending
@@ -66,6 +66,8 @@ from eph_e2ee.xmpp.stanzas import bare
 __all__ = ["Questions"]
 
 log = logging.getLogger(__name__)
+
+CLIENT: Final = "{jabber:client}"
 
 MAXIMUM_KNOWN: Final = 1024
 """Full JIDs of which it is remembered which device they are; the oldest is forgotten first."""
@@ -213,7 +215,7 @@ class Questions:
             except LocalProtocolError:
                 log.error("a handler of questions gave what cannot be sent")  # noqa: TRY400 -- it may quote it
                 await self._send_reply(arrival, question.device, FAILED)
-        except EphemeralError as error:
+        except Exception as error:  # noqa: BLE001 -- somebody waits for an answer, whatever it is
             log.warning("a question was not answered: %s", type(error).__name__)
             self._decline(arrival)
 
@@ -306,13 +308,14 @@ def _no_rows(_: object) -> Callable[[object], None]:
 
 
 def _is_payload(element: Element) -> bool:
-    """Tell a payload from what belongs to messages, or to no envelope: a body, an error."""
-    return not element.tag.startswith("{jabber:client}") and not refusals.is_error(element)
+    """Tell a payload from an error, and from what only messages have: a body, a timer, a mark."""
+    tests = (refusals.is_error, ephemeral.is_ephemeral, setting.is_setting, marks.is_mark)
+    return not element.tag.startswith(CLIENT) and not any(test(element) for test in tests)
 
 
 def _check_payload(element: Element) -> None:
     if not _is_payload(element):
-        raise LocalProtocolError("give the payload a namespace of its own")
+        raise LocalProtocolError("give a payload of your own: this element belongs to messages")
 
 
 def _payload(content: tuple[Element, ...]) -> Element:

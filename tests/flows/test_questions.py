@@ -19,6 +19,7 @@ from eph_e2ee import (
     Reason,
     Refusal,
     TrustUndecided,
+    VaultError,
 )
 from eph_e2ee.model import DeviceId
 from tests.flows.asking import (
@@ -224,6 +225,8 @@ async def test_never_in_legacy_omemo(rosa: Party, world: Switchboard) -> None:
     with pytest.raises(NoEligibleDevices):  # our account has no other device
         await rosa.chat.iq(f"{rosa.jid}/elsewhere", query())
     assert world.carried == []
+    # Others are addressed again as before.
+    await rosa.chat.send(client.boundjid.bare, "a message")
 
 
 async def test_trust_by_hand_comes_before_questions(peter: Party, town: Town) -> None:
@@ -256,6 +259,7 @@ UNASKABLE: list[tuple[str | None, Element, dict[str, Any]]] = [
     (None, query(), {}),
     (PHONE, Element("tea"), {}),
     (PHONE, Element("{jabber:client}body"), {}),
+    (PHONE, Element("{urn:xmpp:ephemeral:0}ephemeral", {"timer": "60"}), {}),
     (PHONE, Element("{urn:xmpp:hints}store"), {}),
     (PHONE, query("\x00"), {}),
     (PHONE, query(), {"kind": "result"}),
@@ -369,4 +373,6 @@ async def test_the_end_of_a_chat_ends_questions(
     await rosa.chat.close()
     with pytest.raises(NoAnswer):
         await asking
+    with pytest.raises((NotSent, VaultError)):
+        await rosa.chat.iq(jid(peter), query())
     assert caplog.records == []

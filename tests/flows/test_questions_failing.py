@@ -60,7 +60,7 @@ async def test_a_vault_that_refuses(
     assert await said(rosa, peter, "mended") == "mended"
 
 
-async def test_a_fault_while_opening(
+async def test_a_fault_while_opening_or_answering(
     rosa: Party, peter: Party, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """F10, F42: neither slixmpp nor the peer nor the log hears what it was."""
@@ -73,10 +73,14 @@ async def test_a_fault_while_opening(
         broken.setattr(peter.chat._account.iqs, "open", fault)
         assert await unauthenticated(rosa, peter) == "feature-not-implemented"
     with monkeypatch.context() as broken:
+        broken.setattr(peter.chat._account.omemo, "seal", fault)
+        assert await unauthenticated(rosa, peter) == "feature-not-implemented"
+    with monkeypatch.context() as broken:
         broken.setattr(rosa.chat._account.iqs, "open", fault)
         assert await disbelieved(rosa, peter) is Reason.UNDECRYPTABLE
     assert rejections(peter) == [Reason.UNDECRYPTABLE]
     assert caplog.text.count("an IQ could not be opened: RuntimeError") == 2
+    assert caplog.text.count("a question was not answered: RuntimeError") == 1
     assert "secret" not in caplog.text
 
 

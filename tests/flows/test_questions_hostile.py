@@ -9,7 +9,8 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 import pytest
 
 from eph_e2ee import Reason, RemoteProtocolError
-from eph_e2ee.model import BareJid
+from eph_e2ee.model import BareJid, MessageId
+from eph_e2ee.protocol import marks
 from eph_e2ee.protocol.iqheader import IqHeader
 from tests.flows.asking import (
     ENCRYPTED,
@@ -240,6 +241,7 @@ async def test_there_is_no_telling_why_a_question_did_not_open(
         assert tostring(answer) == tostring(expected), reason
         assert rejections(peter)[len(before) :] == [reason]
     assert asked == []
+    assert await peter.chat.timer(rosa.jid) is None
 
 
 async def _broken(rosa: Party, peter: Party) -> list[tuple[Reason, Element]]:
@@ -250,6 +252,9 @@ async def _broken(rosa: Party, peter: Party) -> list[tuple[Reason, Element]]:
         (Reason.NO_PAYLOAD, await question(rosa, peter, body("a message"))),
         (Reason.NO_PAYLOAD, await question(rosa, peter, query(), timer("60"))),
         (Reason.NO_PAYLOAD, await question(rosa, peter, Element(ERROR))),
+        (Reason.NO_PAYLOAD, await question(rosa, peter, timer("60"))),
+        (Reason.NO_PAYLOAD, await question(rosa, peter, *marks.write_received([MessageId("1")]))),
+        (Reason.NO_PAYLOAD, await question(rosa, peter, Element("{eph-e2ee:agreement:0}setting"))),
         (Reason.WRONG_STANZA, await question(rosa, peter, query(), kind="set")),
         *await _wrong_envelopes(rosa, peter),
         *await _wrong_elements(rosa, peter),
