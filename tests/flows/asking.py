@@ -40,6 +40,7 @@ __all__ = [
     "of_another_make",
     "query",
     "question",
+    "refused",
     "said",
     "sealed_for",
     "sealed_iq",
@@ -180,13 +181,17 @@ def written(header: IqHeader, *children: Element) -> Element:
 
 
 async def of_another_make(
-    town: Town, name: str, monkeypatch: pytest.MonkeyPatch, **options: Any
+    town: Town, name: str, monkeypatch: pytest.MonkeyPatch, *, legacy: bool = False
 ) -> Party:
-    """Somebody whose envelopes do not name the IQ they are for, and whose label is not ours."""
+    """Somebody whose envelopes do not name the IQ they are for, and whose label is not ours.
+
+    With `legacy` it is in the list of legacy OMEMO as well, where no one is taken for a reader.
+    """
     with monkeypatch.context() as patch:
         patch.setattr("eph_e2ee.xmpp.startup.LABEL_MARKER", "tea timer")
-        party = await town.party(name, **options)
-    del town.world.items[party.jid, LEGACY_LIST]
+        party = await town.party(name)
+    if not legacy:
+        del town.world.items[party.jid, LEGACY_LIST]
     envelopes = party.chat._account.iqs._envelopes
     build = envelopes.build
     monkeypatch.setattr(
@@ -215,12 +220,18 @@ async def disbelieved(rosa: Party, peter: Party) -> Reason:
     return caught.value.reason
 
 
-async def unauthenticated(rosa: Party, peter: Party) -> str:
-    """The condition of an error in clear."""
+async def refused(rosa: Party, peter: Party) -> IqRefused:
+    """The error that a question is answered with."""
     with pytest.raises(IqRefused) as caught:
         await rosa.chat.iq(jid(peter), query())
-    assert not caught.value.authenticated
-    return caught.value.refusal.condition
+    return caught.value
+
+
+async def unauthenticated(rosa: Party, peter: Party) -> str:
+    """The condition of an error in clear."""
+    error = await refused(rosa, peter)
+    assert not error.authenticated
+    return error.refusal.condition
 
 
 def changed(world: Switchboard, kind: str, change: Any) -> None:

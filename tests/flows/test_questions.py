@@ -1,4 +1,4 @@
-"""Asking and being asked: encrypted for one device, answered once, kept nowhere."""
+"""Asking and being asked: what is answered, what is not, and that it is kept nowhere."""
 
 from __future__ import annotations
 
@@ -10,18 +10,13 @@ from xml.etree.ElementTree import Element
 import pytest
 
 from eph_e2ee import (
-    IqRefused,
     LocalProtocolError,
     NoAnswer,
-    NoEligibleDevices,
     NotConnected,
     NotSent,
-    Reason,
     Refusal,
-    TrustUndecided,
     VaultError,
 )
-from eph_e2ee.model import DeviceId
 from tests.flows.asking import (
     ENCRYPTED,
     ERROR,
@@ -31,9 +26,8 @@ from tests.flows.asking import (
     condition,
     jid,
     query,
-    sealed_for,
+    refused,
 )
-from tests.xmpp.test_adoption import TheirPlugin
 
 if TYPE_CHECKING:
     from tests.flows.conftest import Party, Town
@@ -54,12 +48,6 @@ async def rosa(town: Town) -> Party:
 @pytest.fixture
 async def peter(town: Town) -> Party:
     return await town.party("peter")
-
-
-async def refused(rosa: Party, peter: Party, **more: Any) -> IqRefused:
-    with pytest.raises(IqRefused) as caught:
-        await rosa.chat.iq(jid(peter), query(), **more)
-    return caught.value
 
 
 # -- what goes well --------------------------------------------------------------------------------
@@ -162,92 +150,6 @@ async def test_it_is_no_message(rosa: Party, peter: Party) -> None:
         ]
 
 
-# -- for whom it is encrypted ----------------------------------------------------------------------
-
-
-async def test_what_is_known_to_be_one_device_is_asked_alone(
-    rosa: Party, peter: Party, town: Town, world: Switchboard
-) -> None:
-    """The others, ours too, would have to skip a message key for each: a thousand are too many."""
-    other = await town.party("peter")
-    await town.party("rosa")
-    answered(peter)
-    for _ in range(2):
-        await rosa.chat.iq(jid(peter), query())
-    first, answer, second, _ = world.carried
-    assert sealed_for(first) == {peter.jid: {str(peter.device), str(other.device)}}
-    assert sealed_for(answer) == {rosa.jid: {str(rosa.device)}}
-    assert sealed_for(second) == {peter.jid: {str(peter.device)}}
-
-
-async def test_who_does_not_answer_is_not_known_any_more(
-    rosa: Party, peter: Party, town: Town, world: Switchboard
-) -> None:
-    other = await town.party("peter")
-    answered(peter)
-    await rosa.chat.iq(jid(peter), query())
-    peter.offline()
-    assert not (await refused(rosa, peter)).authenticated
-    await refused(rosa, peter)
-    alone, together = map(sealed_for, world.carried[-2:])
-    assert alone == {peter.jid: {str(peter.device)}}
-    assert together == {peter.jid: {str(peter.device), str(other.device)}}
-
-
-async def test_only_so_many_are_known(
-    rosa: Party, peter: Party, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("eph_e2ee.questions.MAXIMUM_KNOWN", 2)
-    answered(peter)
-    questions = rosa.chat._questions
-    questions._devices.update({"a@example.org/1": DeviceId(1), "b@example.org/1": DeviceId(2)})
-    await rosa.chat.iq(jid(peter), query())
-    assert list(questions._devices) == ["b@example.org/1", jid(peter)]
-
-
-async def test_a_device_that_is_gone_is_not_asked(rosa: Party, peter: Party) -> None:
-    """Another one has taken its JID."""
-    answered(peter)
-    rosa.chat._questions._devices[jid(peter)] = DeviceId(4711)
-    assert await rosa.chat.iq(jid(peter), query()) is None
-    assert rosa.chat._questions._devices == {jid(peter): peter.device}
-
-
-async def test_never_in_legacy_omemo(rosa: Party, world: Switchboard) -> None:
-    """F32, F39: who reads no envelopes is asked nothing."""
-    client = world.client("anna")
-    client.plug(TheirPlugin)
-    await client.bind()
-    with pytest.raises(NoEligibleDevices):
-        await rosa.chat.iq(client.boundjid.full, query())
-    with pytest.raises(NoEligibleDevices):
-        await rosa.chat.iq("nobody@example.org/home", query())
-    with pytest.raises(NoEligibleDevices):  # our account has no other device
-        await rosa.chat.iq(f"{rosa.jid}/elsewhere", query())
-    assert world.carried == []
-    # Others are addressed again as before.
-    await rosa.chat.send(client.boundjid.bare, "a message")
-
-
-async def test_trust_by_hand_comes_before_questions(peter: Party, town: Town) -> None:
-    """F39: an undecided device is not asked, and what it asks reaches no handler."""
-    careful = await town.party("rosa", trust="manual")
-    heard = answered(careful)
-    answered(peter)
-    with pytest.raises(TrustUndecided):
-        await careful.chat.iq(jid(peter), query())
-    error = await refused(peter, careful)
-    assert (error.refusal.condition, error.authenticated) == ("feature-not-implemented", False)
-    assert [rejection.reason for rejection in careful.events["rejected"]] == [Reason.UNDECIDED]
-    assert heard == []
-    sessions = careful.chat._account.omemo.sessions
-    (device,) = await sessions.get_device_information(peter.jid)
-    await sessions.set_trust(peter.jid, device.identity_key, "TRUSTED")
-    await peter.chat.iq(jid(careful), query())
-    await careful.chat.iq(jid(peter), query())
-    assert len(heard) == 1
-
-
 # -- what goes wrong here --------------------------------------------------------------------------
 
 
@@ -277,10 +179,23 @@ async def test_what_cannot_be_asked(rosa: Party, peter: Party, world: Switchboar
     await refused(rosa, peter)
 
 
-async def test_without_a_session_nothing_is_asked(rosa: Party, peter: Party) -> None:
-    rosa.offline()
-    with pytest.raises(NotConnected):
-        await rosa.chat.iq(jid(peter), query())
+async def test_without_a_session_nothing_is_asked(
+    rosa: Party, peter: Party, world: Switchboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it ends while the ratchet is committed."""
+    iqs = rosa.chat._account.iqs
+    seal = iqs.seal
+
+    async def cut(*arguments: Any) -> Any:
+        sealed = await seal(*arguments)
+        rosa.offline()
+        return sealed
+
+    monkeypatch.setattr(iqs, "seal", cut)
+    for _ in range(2):
+        with pytest.raises(NotConnected):
+            await rosa.chat.iq(jid(peter), query())
+    assert world.carried == []
 
 
 MISTAKES: list[Any] = [
@@ -310,14 +225,16 @@ async def test_whatever_goes_wrong_in_a_handler_stays_there(
 async def test_no_answer_comes(rosa: Party, peter: Party, world: Switchboard) -> None:
     """A late one is nobody's, and does no harm."""
     answered(peter, query("late"))
+    await rosa.chat.iq(jid(peter), query())
     world.holding = {"result"}
     asking = asyncio.ensure_future(rosa.chat.iq(jid(peter), query()))
-    for _ in range(2):
+    for _ in range(4):
         await world.next()
     assert not asking.done()
     rosa.passes(31)
     with pytest.raises(NoAnswer):
         await asking
+    assert rosa.chat._questions._devices == {}
     world.holding = set()
     world.hand_over(world.held[0])
     answer = await rosa.chat.iq(jid(peter), query())

@@ -223,6 +223,12 @@ async def test_a_question_is_dealt_with_once(rosa: Party, peter: Party, world: S
         assert await heard(rosa, peter, again, world) is None
     assert len(asked) == 1
     assert rejections(peter) == [Reason.DUPLICATE] * 3
+    # One that breaks a rule is spent as well.
+    iq = await question(rosa, peter, query("changed"))
+    assert await heard(rosa, peter, altered(iq, kind="set"), world) is not None
+    assert await heard(rosa, peter, iq, world) is None
+    assert rejections(peter)[3:] == [Reason.WRONG_STANZA, Reason.DUPLICATE]
+    assert len(asked) == 1
 
 
 async def test_there_is_no_telling_why_a_question_did_not_open(
