@@ -35,20 +35,29 @@ from eph_e2ee.expiry import Expiry
 from eph_e2ee.incoming import Incoming, Received
 from eph_e2ee.letters import Letters
 from eph_e2ee.message import Message, delta
-from eph_e2ee.model import BareJid, Content, DeviceId, Entry, Erasure, Legacy, Phase, Seconds, Trust
+from eph_e2ee.model import (
+    BareJid,
+    Content,
+    DeviceId,
+    Entry,
+    Erasure,
+    Legacy,
+    Phase,
+    Seconds,
+    Trust,
+)
 from eph_e2ee.notices import Notices
 from eph_e2ee.optouts import OptOuts
 from eph_e2ee.outgoing import Outgoing, Sent
 from eph_e2ee.peers import Peers
 from eph_e2ee.protocol import lifetime, xml
-from eph_e2ee.protocol.capability import Capability
 from eph_e2ee.protocol.ephemeral import seconds
+from eph_e2ee.questions import Questions
 from eph_e2ee.reading import Reading
 from eph_e2ee.vault.archive import Transaction
 from eph_e2ee.vault.vault import Vault
 from eph_e2ee.withheld import Withheld
 from eph_e2ee.xmpp.account import Account
-from eph_e2ee.xmpp.devices import Device
 from eph_e2ee.xmpp.stanzas import bare
 
 __all__ = ["Chat", "Options", "seconds"]
@@ -94,7 +103,8 @@ class Chat(Peers):
             legacy=options.legacy,
             receipts=options.receipts,
         )
-        super().__init__(account, self._outgoing, opt_outs)
+        self._questions = Questions(account, clock)
+        super().__init__(account, self._outgoing, opt_outs, self._questions)
         letters = self._letters(opt_outs)
         notices = Notices(account, vault, clock, believing=options.displayed_sync)
         notices.on_bounced = self._outgoing.came_back
@@ -196,24 +206,6 @@ class Chat(Peers):
         """
         return delta((await self._conversations.setting(bare(jid))).timer)
 
-    async def capabilities(self, jid: str) -> dict[DeviceId, Capability]:
-        """What each device of an account can read and do, as far as it is known.
-
-        Raises:
-            NotSent: the server did not answer.
-        """
-        return await self._account.devices.capabilities(bare(jid))
-
-    async def devices(self, jid: str) -> list[Device]:
-        """Every device of an account whose key is known, also inactive ones, by their ids.
-
-        Our own account's, too; `Device.fingerprint` is what people compare.
-
-        Raises:
-            NotSent: the server did not answer.
-        """
-        return await self._account.devices.known(bare(jid))
-
     async def trust(self, jid: str, device: DeviceId | int, level: Trust | str) -> None:
         """Decide on a device's key, after its fingerprint was compared, or take a decision back.
 
@@ -308,6 +300,7 @@ class Chat(Peers):
             What became of erasures that were still gathered.
         """
         self._account.stop_listening()
+        await self._questions.close()
         await self._catching_up.stop()
         await self._incoming.stop()
         for task in self._tasks:

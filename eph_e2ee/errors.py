@@ -19,24 +19,30 @@
     │       ├── VaultUnavailable    disk full, permission, I/O: try again once it is mended
     │       └── Forgotten           the key is gone, as it was asked to be
     └── RemoteError                 a peer or a server
-        └── RemoteProtocolError     what it sent breaks a rule; `reason` says which
+        ├── RemoteProtocolError     what it sent breaks a rule; `reason` says which
+        ├── IqRefused               it answered a question with an error; `refusal` says which
+        └── NoAnswer                it did not answer a question in time
 
 Texts say what to do. Attributes carry ids, sizes and reasons, never the content of a message
 and never a key; nor does any `__cause__`.
 """
 
 import enum
+from dataclasses import dataclass, field
 
 __all__ = [
     "EphemeralError",
     "Forgotten",
+    "IqRefused",
     "LocalError",
     "LocalProtocolError",
+    "NoAnswer",
     "NoEligibleDevices",
     "NotConnected",
     "NotSent",
     "OptedOut",
     "Reason",
+    "Refusal",
     "RemoteError",
     "RemoteProtocolError",
     "RoomUnsuitable",
@@ -154,6 +160,7 @@ class Reason(enum.Enum):
     WRONG_RECIPIENT = "the envelope was made for another recipient"
     MISSING_AFFIX = "an affix that the profile demands is missing"
     WRONG_TIME = "the envelope's time is too far from the time of sending"
+    WRONG_STANZA = "the envelope was made for another stanza"
     UNENCRYPTED_ENVELOPE = "an envelope outside of encryption"
     UNDECRYPTABLE = "no key opens it"
     NO_SESSION = "it was encrypted in a session that is not here"
@@ -165,6 +172,10 @@ class Reason(enum.Enum):
     UNDECIDED = "nobody has decided whether to trust the sending device"
     MALFORMED_OMEMO = "not an OMEMO element"
     MALFORMED_BODY = "text that is not UTF-8"
+    NO_PAYLOAD = "not the one payload that an IQ has"
+    CLEAR_ANSWER = "an answer in clear to an encrypted question"
+    NOT_ASKED = "the answer comes from a device that was not asked"
+    NOT_HEARD = "a question that the vault refused here; whoever asks has got an error"
     NOT_STORED = "the vault refused it here; nothing is lost: the server's archive still has it"
 
 
@@ -185,3 +196,43 @@ class RemoteProtocolError(RemoteError):
 
     def __reduce__(self) -> tuple[type["RemoteProtocolError"], tuple[Reason]]:
         return type(self), (self.reason,)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error that a question is answered with (RFC 6120 section 8.3).
+
+    Attributes:
+        condition: what is wrong, one of RFC 6120's words: "forbidden", "item-not-found", ...
+        kind: what the asker may do about it: "auth", "cancel", "continue", "modify" or "wait". When
+            answering, None gives the one that goes with the condition.
+        text: what its author wants to say about it. It never prints.
+    """
+
+    condition: str
+    kind: str | None = None
+    text: str | None = field(default=None, repr=False)
+
+
+class IqRefused(RemoteError):
+    """A question was answered with an error.
+
+    Attributes:
+        refusal: the error, as the answer has it.
+        authenticated: whether a device that was asked says so, inside of an envelope. False: it
+            stood outside, where every server on the way can put it. A client that knows nothing of
+            encrypted IQs, a peer that is gone, a device that the question did not open on: all of
+            them look like this.
+    """
+
+    def __init__(self, refusal: Refusal, *, authenticated: bool = True) -> None:
+        super().__init__(f"the question was answered with an error: {refusal.condition}")
+        self.refusal = refusal
+        self.authenticated = authenticated
+
+    def __reduce__(self) -> tuple[type["IqRefused"], tuple[Refusal], dict[str, bool]]:
+        return type(self), (self.refusal,), {"authenticated": self.authenticated}
+
+
+class NoAnswer(RemoteError):
+    """A question was not answered in time. It may have been heard and acted upon."""

@@ -2,9 +2,19 @@
 
 import enum
 from dataclasses import dataclass, field
+from xml.etree.ElementTree import Element
 
 from eph_e2ee.errors import Reason
-from eph_e2ee.model import BareJid, Delivery, DeviceId, Direction, Legacy, MessageId, Seconds
+from eph_e2ee.model import (
+    BareJid,
+    Delivery,
+    DeviceId,
+    Direction,
+    IqKind,
+    Legacy,
+    MessageId,
+    Seconds,
+)
 
 __all__ = [
     "CatchUp",
@@ -16,6 +26,7 @@ __all__ = [
     "OptOut",
     "PlainMessage",
     "PlainTimerChange",
+    "Question",
     "Rejection",
     "Skipped",
     "Unsupported",
@@ -230,3 +241,22 @@ class OptOut:
     conversation: BareJid
     device: DeviceId
     reason: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """An encrypted IQ that somebody has sent us; see `Chat.on_iq`.
+
+    Attributes:
+        jid: the full JID that asks.
+        bare: its account, authenticated by OMEMO.
+        device: its device, authenticated by OMEMO.
+        kind: "get" or "set".
+        element: the payload. It never prints.
+    """
+
+    jid: str
+    bare: BareJid
+    device: DeviceId
+    kind: IqKind
+    element: Element = field(repr=False)

@@ -2,7 +2,7 @@
 
 import enum
 from dataclasses import dataclass, field
-from typing import NewType
+from typing import Literal, NewType
 
 __all__ = [
     "BareJid",
@@ -12,6 +12,7 @@ __all__ = [
     "Direction",
     "Entry",
     "Erasure",
+    "IqKind",
     "Legacy",
     "MessageId",
     "Phase",
@@ -32,6 +33,9 @@ DeviceId = NewType("DeviceId", int)
 
 Seconds = NewType("Seconds", int)
 """A whole number of seconds: a timer of XEP-0466, 1 to 2**32 - 1."""
+
+IqKind = Literal["get", "set"]
+"""What a question wants: to know something, or to have something done (RFC 6120 section 8.2.3)."""
 
 
 class Direction(enum.Enum):

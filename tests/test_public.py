@@ -11,6 +11,7 @@ import pkgutil
 import traceback
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
+from xml.etree.ElementTree import Element
 
 import pytest
 
@@ -18,9 +19,11 @@ import eph_e2ee
 from eph_e2ee import errors, model
 from eph_e2ee.errors import (
     EphemeralError,
+    IqRefused,
     LocalError,
     NoEligibleDevices,
     Reason,
+    Refusal,
     RemoteError,
     RemoteProtocolError,
     VaultError,
@@ -45,12 +48,14 @@ def exceptions() -> Iterator[EphemeralError]:
     """One of each class of the tree."""
     for name in errors.__all__:
         kind = getattr(errors, name)
-        if kind is Reason:
+        if kind in {Reason, Refusal}:
             continue
         if kind is RemoteProtocolError:
             yield kind(Reason.TOO_LARGE)
         elif kind is NoEligibleDevices:
             yield kind(frozenset({"peter@example.org"}))
+        elif kind is IqRefused:
+            yield kind(Refusal("forbidden", "auth", SENTINEL), authenticated=False)
         else:
             yield kind("do this")
 
@@ -82,7 +87,9 @@ def test_every_function_is_documented() -> None:
     assert all(inspect.getdoc(each) for each in functions)
 
 
-@pytest.mark.parametrize("method", ["send", "reply", "mark_read", "set_timer", "history", "erase"])
+@pytest.mark.parametrize(
+    "method", ["send", "reply", "mark_read", "set_timer", "history", "erase", "iq", "on_iq"]
+)
 def test_what_a_user_writes_says_what_it_raises(method: str) -> None:
     owners = [owner for owner in (eph_e2ee.Chat, eph_e2ee.Message) if hasattr(owner, method)]
     assert owners
@@ -117,6 +124,7 @@ def test_an_error_can_be_carried_elsewhere(way: Any, error: EphemeralError) -> N
 def test_an_error_has_a_text(error: EphemeralError) -> None:
     assert str(error).strip()
     printed = "".join(traceback.format_exception(error))
+    assert SENTINEL not in printed + repr(error) + repr(vars(error))
     assert type(error).__name__ in printed
     assert "peter@example.org" not in printed
 
@@ -143,6 +151,11 @@ def samples() -> Iterator[Any]:
     yield entry
     chat: Any = None
     yield eph_e2ee.Message(chat, entry)
+    yield Refusal("forbidden", "auth", SENTINEL)
+    element = Element("{urn:example}query", {"value": SENTINEL})
+    element.text = SENTINEL
+    jid = BareJid("a@b")
+    yield eph_e2ee.Question("a@b/c", jid, DeviceId(1), "get", element)
 
 
 @pytest.mark.parametrize("value", list(samples()), ids=named)

@@ -2,8 +2,9 @@
 
     <envelope xmlns='urn:xmpp:sce:1'><content>...</content> affixes </envelope>
 
-`build` writes all four affixes. `read` takes an envelope apart, `verify` holds it against what is
-known from the stanza and from OMEMO; only what passed both may be believed.
+`build` writes all four affixes, and for an IQ its header (`iqheader.py`). `read` takes an envelope
+apart, `verify` holds it against what is known from the stanza and from OMEMO; only what passed both
+may be believed.
 """
 
 import enum
@@ -15,7 +16,8 @@ from types import MappingProxyType
 
 from eph_e2ee.errors import LocalProtocolError, Reason, RemoteProtocolError
 from eph_e2ee.model import BareJid
-from eph_e2ee.protocol import xml
+from eph_e2ee.protocol import iqheader, xml
+from eph_e2ee.protocol.iqheader import IqHeader
 from eph_e2ee.protocol.xml import Element
 
 __all__ = [
@@ -91,12 +93,14 @@ class Affixes:
         time: when it was encrypted, in UTC; None when missing or malformed.
         to: the recipient's JID, not normalised.
         sender: the JID of the `from` affix, not normalised.
+        header: that of the IQ that it was made for; None where it does not say.
     """
 
     rpad: int | None
     time: datetime | None
     to: str | None
     sender: str | None
+    header: IqHeader | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +131,7 @@ class Expected:
         margin: how far the time affix may be from it, either way.
         strict_time: whether a wrong or malformed time rejects the message or is reported.
         normalise: brings a JID to its bare normal form; ValueError for what is no JID.
+        header: that of the IQ that it came in; None for a message.
     """
 
     sender: BareJid
@@ -136,6 +141,7 @@ class Expected:
     margin: timedelta
     strict_time: bool
     normalise: Callable[[str], BareJid] = field(repr=False)
+    header: IqHeader | None = None
 
 
 def build(
@@ -145,11 +151,13 @@ def build(
     to: BareJid,
     time: datetime,
     random: Callable[[int], bytes],
+    header: IqHeader | None = None,
 ) -> bytes:
     """Write an envelope with all four affixes, padded to `MINIMUM_SIZE` and a random length on.
 
     `to` is the peer's bare JID or the room's; `time` must be aware; `random(n)` gives n random
-    bytes. The elements are not changed; text after them is left out.
+    bytes; `header` is that of the IQ that it is for. The elements are not changed; text after them
+    is left out.
 
     Raises:
         LocalProtocolError: an element has no namespace, is processed by servers or cannot be
@@ -163,6 +171,8 @@ def build(
         f"<time stamp={xml.quoted(stamp)}/><to jid={xml.quoted(to)}/>"
         f"<from jid={xml.quoted(sender)}/>"
     ).encode()
+    if header is not None:
+        affixes += xml.serialize(iqheader.write(header))
     head = b"<envelope xmlns='%b'><content>%b</content>%b<rpad>" % (
         NAMESPACE.encode(),
         inner,
@@ -197,6 +207,7 @@ def read(data: bytes) -> Envelope:
         time=None if stamp is None else _read_time(stamp),
         to=_jid(root, "to"),
         sender=_jid(root, "from"),
+        header=iqheader.read(root),
     )
     findings = []
     if len(content) < len(contents[0]):
@@ -213,7 +224,8 @@ def verify(envelope: Envelope, expected: Expected) -> tuple[Finding, ...]:
 
     Raises:
         RemoteProtocolError: `from` or `to` names another account, `to` is missing in a group
-            chat, or, with `strict_time`, the time is malformed or beyond the margin.
+            chat, it was made for another IQ or, with `strict_time`, the time is malformed or
+            beyond the margin.
     """
     affixes = envelope.affixes
     findings = []
@@ -225,6 +237,8 @@ def verify(envelope: Envelope, expected: Expected) -> tuple[Finding, ...]:
     else:
         _verify_sender(affixes.sender, expected)
     _verify_recipient(affixes.to, expected)
+    if affixes.header is not None and affixes.header != expected.header:
+        raise RemoteProtocolError(Reason.WRONG_STANZA)
     if expected.strict_time and Finding.MALFORMED_TIME in envelope.findings:
         raise RemoteProtocolError(Reason.BAD_AFFIX)
     if affixes.time is not None and abs(affixes.time - expected.sent_at) > expected.margin:

@@ -24,6 +24,7 @@ from eph_e2ee.xmpp.ephemeral import XEP_0466
 from eph_e2ee.xmpp.failures import not_sent
 from eph_e2ee.xmpp.gate import Pending
 from eph_e2ee.xmpp.honouring import Honouring
+from eph_e2ee.xmpp.iqs import Iqs
 from eph_e2ee.xmpp.lifecycle import Lifecycle
 from eph_e2ee.xmpp.members import Audience, Members
 from eph_e2ee.xmpp.omemo import XEP_0384
@@ -65,6 +66,7 @@ class Account:
         archive: our own archive on the server.
         displayed: how far each conversation was read, on the server.
         acks: what the server has taken.
+        iqs: encrypted questions and answers.
         lifecycle: when a session begins, and when a room is entered.
         members: who belongs to the rooms that the application has joined.
         honouring: whose devices honour timers.
@@ -86,6 +88,7 @@ class Account:
         self.archive = Archive(client, self.arrivals, lambda: self.bare)
         self.displayed = Displayed(client, lambda: self.bare)
         self.acks = Acks(client)
+        self.iqs = Iqs(client, envelopes, omemo)
         self.lifecycle = Lifecycle(client)
         self._telling: set[asyncio.Task[None]] = set()
 

@@ -160,6 +160,8 @@ class _Work:
     def _route(self, device: DeviceInformation, routes: Routes) -> None:
         active = {namespace for namespace, is_active in device.active if is_active}
         reads = self._sessions.router.namespaces(device)
+        if not reads:
+            return  # nobody wants it to be addressed
         if MODERN not in reads and device.bare_jid != self._own:
             self._legacy.add(_addressee(device))
         if MODERN not in self._plaintexts:

@@ -17,6 +17,7 @@ from eph_e2ee.events import Rejection
 from eph_e2ee.model import BareJid, MessageId
 from eph_e2ee.protocol import envelope
 from eph_e2ee.protocol.envelope import Envelope, Expected
+from eph_e2ee.protocol.iqheader import IqHeader
 from eph_e2ee.xmpp.features import Features
 from eph_e2ee.xmpp.stanzas import bare, remove_children
 
@@ -59,8 +60,12 @@ class XEP_0420(BasePlugin):  # noqa: N801 -- slixmpp's way to name plugins
         """Advertise the feature for the resource that was bound."""
         self._features.advertise(jid)
 
-    def build(self, content: Sequence[Element], *, to: BareJid) -> bytes:
+    def build(
+        self, content: Sequence[Element], *, to: BareJid, header: IqHeader | None = None
+    ) -> bytes:
         """An envelope from this account, as UTF-8: `from`, `to`, the time and fresh padding.
+
+        For an IQ its header goes with them.
 
         Raises:
             LocalProtocolError: an element does not belong inside, or all are too large.
@@ -71,6 +76,7 @@ class XEP_0420(BasePlugin):  # noqa: N801 -- slixmpp's way to name plugins
             to=to,
             time=datetime.fromtimestamp(self.now(), UTC),
             random=secrets.token_bytes,
+            header=header,
         )
 
     def open(
@@ -81,12 +87,14 @@ class XEP_0420(BasePlugin):  # noqa: N801 -- slixmpp's way to name plugins
         to: BareJid,
         sent_at: datetime | None,
         group: bool = False,
+        header: IqHeader | None = None,
     ) -> Envelope:
         """The envelope in a decrypted payload, verified against what OMEMO and the stanza say.
 
         `sender` is the bare JID that OMEMO authenticated, `to` the one that the envelope has to
         name, `sent_at` the time of sending that the stanza tells, None for just now, `group`
-        whether it came through a room.
+        whether it came through a room, `header` that of the IQ that it came in. Nobody waits for an
+        IQ as long as the margin is: one whose time is wrong is never accepted.
 
         Raises:
             RemoteProtocolError: it breaks a rule.
@@ -100,8 +108,9 @@ class XEP_0420(BasePlugin):  # noqa: N801 -- slixmpp's way to name plugins
                 group=group,
                 sent_at=sent_at or datetime.fromtimestamp(self.now(), UTC),
                 margin=self.config["margin"],
-                strict_time=self.config["strict_time"],
+                strict_time=self.config["strict_time"] or header is not None,
                 normalise=bare,
+                header=header,
             ),
         )
         return Envelope(opened.content, opened.affixes, opened.findings + found)

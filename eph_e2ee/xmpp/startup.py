@@ -3,8 +3,8 @@
 import asyncio
 import logging
 from abc import ABCMeta
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, ClassVar, cast
 from xml.etree.ElementTree import Element
 
@@ -87,6 +87,7 @@ class Startup(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
         self._readers = Proofs(READS_ENVELOPES)
         self._timekeepers = Proofs(SENDS_TIMERS)
         self._own_device = 0
+        self._addressed: Callable[[DeviceInformation], bool] = lambda _: True
         self._archives = 0
         self._ended = False
 
@@ -332,8 +333,19 @@ class Startup(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
 
     def namespaces(self, device: DeviceInformation) -> frozenset[str]:
         """Where a device may be addressed: in omemo:2 only when it is known to read envelopes."""
+        if not self._addressed(device):
+            return frozenset()
         reads = assess(self.facts(device)).reads_sce
         return frozenset({MODERN if reads is Answer.YES else OLD})
+
+    @contextmanager
+    def addressing(self, wanted: Callable[[DeviceInformation], bool]) -> Iterator[None]:
+        """Address no devices but these. Only inside of an operation, which runs alone."""
+        self._addressed = wanted
+        try:
+            yield
+        finally:
+            self._addressed = lambda _: True
 
     def facts(self, device: DeviceInformation, *, advertised: bool | None = None) -> DeviceFacts:
         """What has been seen of a device (its lists, its label, what it has sent, and disco)."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import xeddsa
 
 import eph_e2ee
 from eph_e2ee.vault.vault import Vault
@@ -23,6 +25,16 @@ def pytest_configure(config: pytest.Config) -> None:
     """Let slixmpp-omemo 2.2 find its plugins in the way that slixmpp 1.17 would rather not see."""
     told = "ignore:Accessing plugins through the XMPP object:DeprecationWarning:slixmpp_omemo"
     config.addinivalue_line("filterwarnings", told)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quick_public_keys() -> Iterator[None]:
+    """Compute each public key once: python-x3dh does so some twenty times at every start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            xeddsa, "priv_to_curve25519_pub", functools.cache(xeddsa.priv_to_curve25519_pub)
+        )
+        yield
 
 
 class Party:
