@@ -103,7 +103,7 @@ class Chat(Peers):
             legacy=options.legacy,
             receipts=options.receipts,
         )
-        self._questions = Questions(account, clock)
+        self._questions = Questions(account, clock, opt_outs)
         super().__init__(account, self._outgoing, opt_outs, self._questions)
         letters = self._letters(opt_outs)
         notices = Notices(account, vault, clock, believing=options.displayed_sync)

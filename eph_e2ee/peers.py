@@ -1,4 +1,4 @@
-"""What a chat does about peers beside messages: their devices, what they want, what they are asked."""
+"""What a chat does about peers beside messages: devices, questions, wishes, broken sessions."""
 
 from datetime import timedelta
 from xml.etree.ElementTree import Element
@@ -135,7 +135,6 @@ class Peers:
             NoAnswer: none came in time.
             RemoteProtocolError: the answer cannot be believed: it is in clear, or breaks a rule.
         """
-        await self._opt_outs.check(bare(jid))
         return await self._questions.ask(jid, element, kind, timeout)
 
     def on_iq(self, name: str, handler: Answerer) -> None:

@@ -55,6 +55,7 @@ from eph_e2ee.errors import (
 )
 from eph_e2ee.events import Question, Rejection
 from eph_e2ee.model import DeviceId, IqKind, MessageId
+from eph_e2ee.optouts import OptOuts
 from eph_e2ee.protocol import ephemeral, marks, refusals, setting
 from eph_e2ee.protocol.iqheader import IqHeader
 from eph_e2ee.replying import FAILED, Answering, Reply, within
@@ -89,9 +90,10 @@ class Questions:
         answering: who answers them.
     """
 
-    def __init__(self, account: Account, clock: Clock) -> None:
+    def __init__(self, account: Account, clock: Clock, opt_outs: OptOuts) -> None:
         self._account = account
         self._clock = clock
+        self._opt_outs = opt_outs
         self._iqs = account.iqs
         self._tasks: set[asyncio.Task[None]] = set()
         self._devices: dict[str, DeviceId] = {}
@@ -118,6 +120,7 @@ class Questions:
         self._account.check_session()
         header = self._iqs.question(jid, kind)
         _check_payload(element)
+        await self._opt_outs.check(bare(header.recipient))
         with self._iqs.awaiting(header) as answer:
             devices = await self._question(header, element)
             if not await within(self._clock, answer, seconds):

@@ -82,6 +82,8 @@ async def test_nothing_is_sent_before_it_is_confirmed(
         await peter.chat.set_timer(rosa.jid, timedelta(hours=1))
     with pytest.raises(OptedOut):
         await peter.chat.opt_out(rosa.jid)
+    with pytest.raises(OptedOut):
+        await peter.chat.iq(f"{rosa.jid}/rosa", Element("{urn:example:query}query"))
     assert encrypted == []
     assert peter.client.sent == []
     assert issubclass(OptedOut, NotSent)
