@@ -177,6 +177,7 @@ class Incoming:
         """
         kept: list[Received] = []
         sink = _Sink(kept.append, new)
+        await self._acquainted(arrivals)
         fresh, again = await self._unseen(arrivals)
         while again:
             await self._open(fresh, sink)
@@ -199,6 +200,7 @@ class Incoming:
     async def _take(self, batch: list[Arrival]) -> None:
         """Drop replays, open the others in order, then tell of each once it is committed."""
         await self._account.omemo.running()
+        await self._acquainted(batch)
         again, sink = batch, _Sink(self.on_message)
         fresh: deque[Named] = deque()
         try:
@@ -211,6 +213,12 @@ class Incoming:
             return
         for arrival in batch:
             self.seen(arrival.room).done(arrival)
+
+    async def _acquainted(self, batch: Sequence[Arrival]) -> None:
+        """Have the lists of rooms at hand where a presence does not say who belongs to them."""
+        for room in {each.room for each in batch if not each.member}:
+            if room is not None:
+                await self._account.members.known(room)
 
     async def _unseen(self, batch: Sequence[Arrival]) -> tuple[deque[Named], list[Arrival]]:
         """Those that were never archived, alive or gone, each with its ids (F36).

@@ -237,7 +237,7 @@ class Letters:
             stamp=stamp,
             announcement=announcement,
             own=letter.arrival.sender == self._account.bare,
-            member=letter.arrival.member,
+            member=self._is_member(letter.arrival),
             accounts=None if letter.arrival.room else frozenset({self._account.bare, letter.peer}),
         )
 
@@ -311,6 +311,11 @@ class Letters:
             here=own and change.device == self._account.device,
             authenticated=change.authenticated,
         )
+
+    def _is_member(self, arrival: Arrival) -> bool:
+        if arrival.room is None or arrival.member:
+            return True
+        return self._account.members.belongs(arrival.room, arrival.sender)
 
     def _never_later(self, claimed: datetime | None) -> float:
         """The authenticated time, else the servers', else now; never in the future (F13)."""

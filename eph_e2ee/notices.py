@@ -63,12 +63,8 @@ class Notices:
         return []
 
     def left(self, vault: Transaction, copy: Arrival) -> list[Delivered]:
-        """Know by a copy of a message of ours that it has left, if that was in doubt.
-
-        Our archive has one of each, and a room sends each back.
-        """
-        comes_back = copy.way is Way.ARCHIVE or copy.room is not None
-        if not comes_back or copy.sender != self._account.bare:
+        """Know by an archive's copy of a message of ours that it has left, if it was in doubt."""
+        if copy.way is not Way.ARCHIVE or copy.sender != self._account.bare:
             return []
         number = vault.find(id_name(copy.sender, copy.message_id)) or 0
         standings = vault.standings(copy.recipient, number, 1)

@@ -230,6 +230,8 @@ class Outgoing:
             content += marks.write_wanted()
         envelope = self._account.build(content, to=draft.recipient)
         sealed = await self._sealed_for(draft, audience, envelope)
+        if audience.room and not sealed.messages and draft.is_said:
+            raise NoEligibleDevices(frozenset({draft.recipient}))  # nobody else is there
         self._confirm(draft.recipient, sealed, confirmed=confirmed)
         return _Parcel(
             draft=draft,

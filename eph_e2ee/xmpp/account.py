@@ -334,7 +334,7 @@ class Account:
         """
         plaintexts = {MODERN: envelope} if body is None else {MODERN: envelope, OLD: body.encode()}
         identifier = None if asking else UNASKED
-        return await self.omemo.seal(audience.jids, plaintexts, identifier)
+        return await self.omemo.seal(self.members.still(audience), plaintexts, identifier)
 
     async def seal_if_read(
         self, audience: Audience, envelope: bytes, *, asking: bool = True

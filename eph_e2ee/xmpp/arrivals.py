@@ -50,6 +50,7 @@ class Arrivals:
         self._accept: Accept = lambda _: None
         self._bounced: Bounced = lambda _jid, _message_id: None
         self._rooms = Rooms(client, members.real_jid)
+        self._members = members
         self._pages: dict[str, tuple[BareJid, list[Result]]] = {}
 
     def listen(self, accept: Accept, bounced: Bounced) -> None:
@@ -127,8 +128,9 @@ class Arrivals:
 
     def _failed(self, stanza: Any) -> None:
         sender = self._sender(stanza)
-        if sender is not None:
-            self._bounced(sender, MessageId(stanza.xml.get("id", "")))
+        if sender is None or (self._members.is_room(sender) and stanza["from"].resource):
+            return  # an occupant of a room is not the room, which alone knows what became of it
+        self._bounced(sender, MessageId(stanza.xml.get("id", "")))
 
     def _sender(self, stanza: Any) -> BareJid | None:
         """Who has sent it; None where that is nobody, of which slixmpp would make an error."""

@@ -1,8 +1,10 @@
 """The devices of accounts: what each can read, and how far it is trusted."""
 
+import asyncio
 import functools
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Final
 
 import omemo
 from omemo.types import DeviceInformation
@@ -18,6 +20,9 @@ from eph_e2ee.xmpp.together import together
 from eph_e2ee.xmpp.trust import LEVELS, grouped
 
 __all__ = ["Device", "Devices", "described"]
+
+PATIENCE: Final = 10.0
+"""Seconds that a message to many waits for the server of one of them; its lists come later."""
 
 SETTABLE = (Trust.TRUSTED, Trust.DISTRUSTED, Trust.UNDECIDED)
 """What people can say of a device; blindly nobody trusts by saying so."""
@@ -82,7 +87,7 @@ class Devices:
                 await together(
                     functools.partial(self._try_to_refresh, jid, again=again)
                     for jid in jids
-                    if again or not self._omemo.has_fresh_lists(jid)
+                    if self._omemo.may_refresh(jid, PATIENCE, again=again)
                 )
             if again:
                 await self._omemo.sessions.refresh_device_lists(self._omemo.xmpp.boundjid.bare)
@@ -93,8 +98,9 @@ class Devices:
         await self._omemo.refresh_device_lists({JID(jid)}, force_download=again)
 
     async def _try_to_refresh(self, jid: BareJid, *, again: bool) -> None:
-        with suppress(omemo.OMEMOException):  # what was known of its devices holds
-            await self._refresh(jid, again=again)
+        with suppress(omemo.OMEMOException, TimeoutError):  # what was known of its devices holds
+            async with asyncio.timeout(PATIENCE):
+                await self._refresh(jid, again=again)
 
     async def has_readers(self, jid: BareJid) -> bool:
         """Whether an account has devices that read envelopes; of our own, others than this one.

@@ -71,32 +71,59 @@ class Audience:
 
 @dataclass(slots=True)
 class _Room:
-    """What a room that we are in has told of itself since we entered it."""
+    """What a room that we are in has told of itself since we entered it.
+
+    Attributes:
+        entered: whether we are in it, and not on the way.
+        member: whether we belong to it ourselves.
+        open: whether its occupants see each other's JIDs; None while that is not known.
+        members: who belongs to it, with their affiliations.
+        occupants: who is in it, by nickname.
+        ids: whose occupant-ids these are.
+        complete: whether it has given us all of its lists.
+        asked_at: when it was asked, in seconds of the event loop; None to ask again.
+        version: grows with whatever it tells of itself.
+        changed: who has got another affiliation while it was asked.
+    """
 
     entered: bool = False
     member: bool = False
     open: bool | None = None
-    members: set[BareJid] = field(default_factory=set)
+    members: dict[BareJid, str] = field(default_factory=dict)
     occupants: dict[str, BareJid] = field(default_factory=dict)
     ids: dict[str, BareJid] = field(default_factory=dict)
     complete: bool = True
     asked_at: float | None = None
-    changed: dict[BareJid, bool] = field(default_factory=dict)
+    version: int = 0
+    changed: dict[BareJid, str] = field(default_factory=dict)
     asking: asyncio.Task[bool] | None = None
+
+    @property
+    def jids(self) -> frozenset[BareJid]:
+        """Who belongs to it, and who is in it."""
+        return frozenset(self.members) | frozenset(self.occupants.values())
 
     def told(self, codes: set[str]) -> None:
         """Take in what it says of itself; what it does not say is asked for."""
         if codes & CHANGED:
             self.open = False if codes & HIDDEN else True if codes & OPEN else None
             self.asked_at = None
+            self.version += 1
 
-    def note(self, jid: BareJid, *, member: bool) -> None:
+    def note(self, jid: BareJid, affiliation: str) -> None:
         """Note whether somebody belongs to it, also for the lists that are on their way."""
-        self.changed[jid] = member
-        if not member:
-            self.members.discard(jid)
+        if self.asking is not None and not self.asking.done():
+            self.changed[jid] = affiliation
+        if affiliation not in MEMBERS:
+            self.members.pop(jid, None)
         elif len(self.members) <= MAXIMUM_MEMBERS:
-            self.members.add(jid)
+            self.members[jid] = affiliation
+
+    def listed(self, affiliation: str, jids: Iterable[BareJid]) -> None:
+        """Take a list in place of what was known of it."""
+        for jid in [jid for jid, known in self.members.items() if known == affiliation]:
+            del self.members[jid]
+        self.members.update(dict.fromkeys(jids, affiliation))
 
 
 class Members:
@@ -129,6 +156,31 @@ class Members:
         state = self._rooms.get(room)
         return None if state is None or occupant is None else state.ids.get(occupant)
 
+    def belongs(self, room: BareJid, jid: BareJid) -> bool:
+        """Tell whether somebody belongs to a room, as far as it has told."""
+        state = self._rooms.get(room)
+        return state is not None and jid in state.members
+
+    async def known(self, room: BareJid) -> None:
+        """Have a room's lists at hand, if it gives them to us. Canceling it is safe."""
+        state = self._rooms.get(room)
+        if state is not None:
+            with suppress(NotSent):  # it does not answer: then nobody belongs to it
+                await self._known(room, state)
+
+    def still(self, audience: Audience) -> frozenset[BareJid]:
+        """Of whom a message is for, those that it may be encrypted for at this moment.
+
+        Between asking for an audience and encrypting, people may have been asked to decide.
+
+        Raises:
+            NotSent: we have left the room.
+            RoomUnsuitable: it hides JIDs since.
+        """
+        if not audience.room:
+            return audience.jids
+        return audience.jids & self._usable(audience.conversation).jids
+
     async def audience(self, room: BareJid) -> Audience:
         """Whom a message to a room is for, but ourselves. Canceling it is safe.
 
@@ -137,24 +189,28 @@ class Members:
             NotSent: it does not answer, or we have left it.
         """
         state = self._rooms.get(room)
-        if state is None or not state.entered:
-            raise NotSent("we are not in that room yet: send again once it has been entered")
-        await self._known(room, state)
-        if not state.open:
-            raise RoomUnsuitable(
-                "the room hides its occupants' JIDs, which OMEMO needs: have it made non-anonymous"
-            )
-        jids = state.members | set(state.occupants.values())
-        if len(jids) > MAXIMUM_MEMBERS:
+        if state is not None and state.entered:
+            await self._known(room, state)
+        state = self._usable(room)
+        if len(state.jids) > MAXIMUM_MEMBERS:
             raise RoomUnsuitable("the room has more members than a message can be encrypted for")
-        own = BareJid(self._client.boundjid.bare)
         return Audience(
             conversation=room,
-            jids=frozenset(jids - {own}),
+            jids=state.jids - {BareJid(self._client.boundjid.bare)},
             room=True,
             complete=state.complete,
             member=state.member,
         )
+
+    def _usable(self, room: BareJid) -> _Room:
+        state = self._rooms.get(room)
+        if state is None or not state.entered:
+            raise NotSent("we are not in that room yet: send again once it has been entered")
+        if not state.open:
+            raise RoomUnsuitable(
+                "the room hides its occupants' JIDs, which OMEMO needs: have it made non-anonymous"
+            )
+        return state
 
     def _joined(self) -> list[str]:
         plugin: Any = self._client.plugin.get("xep_0045", None)
@@ -179,24 +235,25 @@ class Members:
             raise NotSent("the room does not answer: send again later")
 
     async def _ask(self, room: BareJid, state: _Room) -> bool:
-        """Whether it has answered."""
-        asked_at = self._client.loop.time()
+        """Whether it has answered; what it tells meanwhile counts for more."""
+        asked_at, version = self._client.loop.time(), state.version
         try:
-            if state.open is None:
-                state.open = await self._is_open(room)
+            if not state.open:
+                is_open = await self._is_open(room)
+                if version != state.version:
+                    return True  # the next message asks again
+                state.open = is_open
             if state.open:
                 await self._list(room, state)
-        except IqTimeout:
+        except (IqTimeout, IqError):
             return False
-        state.asked_at = asked_at
+        if version == state.version:
+            state.asked_at = asked_at
         return True
 
     async def _is_open(self, room: BareJid) -> bool:
         disco: Any = self._client.plugin["xep_0030"]
-        try:
-            found = await disco.get_info(jid=JID(room), timeout=ANSWER)
-        except IqError:
-            return False
+        found = await disco.get_info(jid=JID(room), timeout=ANSWER)
         return NON_ANONYMOUS in found["disco_info"]["features"]
 
     async def _list(self, room: BareJid, state: _Room) -> None:
@@ -204,10 +261,11 @@ class Members:
         state.changed.clear()
         lists = await asyncio.gather(*(self._members(room, each) for each in MEMBERS))
         state.complete = None not in lists
-        listed = {jid for members in lists for jid in members or ()}
-        state.members = listed if state.complete else state.members | listed
-        for jid, member in list(state.changed.items()):
-            state.note(jid, member=member)
+        for affiliation, listed in zip(MEMBERS, lists, strict=True):
+            if listed is not None:
+                state.listed(affiliation, listed)
+        for jid, affiliation in list(state.changed.items()):
+            state.note(jid, affiliation)
 
     async def _members(self, room: BareJid, affiliation: str) -> set[BareJid] | None:
         """A list of a room's; None where it does not give it to us.
@@ -275,7 +333,7 @@ def _note_item(state: _Room, item: Element) -> BareJid | None:
     """Whom an item names; his membership is noted."""
     named = _accounts([item.get("jid", "")])
     for jid in named:
-        state.note(jid, member=item.get("affiliation") in MEMBERS)
+        state.note(jid, item.get("affiliation", ""))
     return next(iter(named), None)
 
 

@@ -60,15 +60,15 @@ class Rooms:
     def live(self, stanza: Message) -> Arrival | None:
         """A stanza of a room; None where the room was not joined, or speaks itself.
 
-        Whoever has the nickname now need not be who had it then: an old message is his whom the
-        room names with it, or the occupant-id.
+        Whoever has the nickname now need not be who had it then: an old message, as the room itself
+        says by its delay, is his whom the room names with it, or the occupant-id.
         """
         room, nick = BareJid(stanza["from"].bare), stanza["from"].resource
         plugin: Any = self._client.plugin.get("xep_0045", None)
         if plugin is None or not nick or room not in plugin.get_joined_rooms():
             return None
-        if stanza.xml.find(DELAY) is not None:
-            return _arrival(stanza.xml, room, self._then(stanza.xml, room))
+        if any(delay.get("from") == room for delay in stanza.xml.iterfind(DELAY)):
+            return _arrival(stanza.xml, room, (self._then(stanza.xml, room), None))
         real = plugin.get_jid_property(JID(room), nick, "jid")
         affiliation = plugin.get_jid_property(JID(room), nick, "affiliation")
         return _arrival(stanza.xml, room, (str(real or ""), affiliation))
@@ -84,17 +84,20 @@ class Rooms:
         result, delay, xml = found
         if xml.get("type") != "groupchat" or not xml.get("from", "").startswith(f"{room}/"):
             return None
-        return _arrival(xml, room, self._then(xml, room), result=result, delay=delay)
+        return _arrival(xml, room, (self._then(xml, room), None), result=result, delay=delay)
 
-    def _then(self, xml: Element, room: BareJid) -> tuple[str, str | None]:
-        """Who has sent an old message, and what he was then to the room."""
-        item = xml.find(ITEM)
-        affiliation = None if item is None else item.get("affiliation")
-        if item is not None and item.get("jid"):
-            return item.get("jid", ""), affiliation
-        occupant = xml.find(OCCUPANT)
-        known = self._real_jid(room, None if occupant is None else occupant.get("id"))
-        return known or "", affiliation
+    def _then(self, xml: Element, room: BareJid) -> str:
+        """Who has sent an old message; empty where that is not known.
+
+        Servers leave a sender's own elements in it, and put theirs behind. Whoever names somebody
+        else is found out by OMEMO; what he says he was to the room would be by nobody, and is not
+        looked at: see `Members.belongs`.
+        """
+        named = [item.get("jid") for item in xml.iterfind(ITEM) if item.get("jid")]
+        if named:
+            return named[-1] or ""
+        occupants = [each.get("id") for each in xml.iterfind(OCCUPANT)]
+        return self._real_jid(room, occupants[-1] if occupants else None) or ""
 
 
 def codes_of(xml: Element) -> set[str]:

@@ -61,7 +61,8 @@ class Arrival:
         sent_at: when it was sent, as far as the servers tell (XEP-0203, XEP-0313); None for now.
         way: how it came.
         room: the room that it came through; None for a message to our account.
-        member: whether its sender belongs to the room.
+        member: whether its sender belongs to the room, as its presence said when it came; of old
+            messages, whoever asks has to look into the room's lists.
     """
 
     xml: Element = field(repr=False)

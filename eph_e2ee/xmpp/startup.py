@@ -3,16 +3,14 @@
 import asyncio
 import logging
 from abc import ABCMeta
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from typing import Any, ClassVar, cast
-from xml.etree.ElementTree import Element
 
 import oldmemo.migrations
 import oldmemo.oldmemo
 import omemo
 import slixmpp_omemo
-from omemo.types import DeviceInformation
 from slixmpp import JID
 from slixmpp.exceptions import IqError, IqTimeout
 from slixmpp.plugins.base import register_plugin
@@ -27,13 +25,13 @@ from slixmpp_omemo.xep_0384 import (
 )
 
 from eph_e2ee.model import BareJid, DeviceId
-from eph_e2ee.protocol.capability import LABEL_MARKER, Answer, DeviceFacts, assess, is_marked
+from eph_e2ee.protocol.capability import LABEL_MARKER
 from eph_e2ee.xmpp import published
 from eph_e2ee.xmpp.features import Features
 from eph_e2ee.xmpp.gate import Gate
 from eph_e2ee.xmpp.parcel import MODERN, OLD
-from eph_e2ee.xmpp.proofs import READS_ENVELOPES, SENDS_TIMERS, Proofs, speaks_of_timers
 from eph_e2ee.xmpp.redaction import contained, withhold
+from eph_e2ee.xmpp.routing import Routing
 from eph_e2ee.xmpp.sce import XEP_0420
 from eph_e2ee.xmpp.sessions import Legacy, Modern, Sessions
 
@@ -60,7 +58,7 @@ FIRST_RETRY, LONGEST_RETRY = 5, 300
 """Seconds until the first attempt after a failed start, doubled up to the longest."""
 
 
-class Startup(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
+class Startup(Routing, metaclass=ABCMeta):
     """The part of the plugin that owns tasks, handlers and features."""
 
     dependencies: ClassVar[set[str]] = slixmpp_omemo.XEP_0384.dependencies | {
@@ -84,10 +82,7 @@ class Startup(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
         self._shutdown: asyncio.Task[None] | None = None
         self._asked: dict[str, tuple[float, asyncio.Task[None]]] = {}
         self._retry_after = FIRST_RETRY
-        self._readers = Proofs(READS_ENVELOPES)
-        self._timekeepers = Proofs(SENDS_TIMERS)
         self._own_device = 0
-        self._addressed: Callable[[DeviceInformation], bool] = lambda _: True
         self._archives = 0
         self._ended = False
 
@@ -283,15 +278,21 @@ class Startup(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
             try:
                 await asyncio.shield(asked[1])
             except BaseException:
-                self._asked.pop(bare, None)
+                if asked[1].done():  # else it goes on; whoever waited for it has given up
+                    self._asked.pop(bare, None)
                 raise
 
-    def has_fresh_lists(self, jid: BareJid) -> bool:
-        """Tell whether an account's device lists are at hand without asking anybody."""
+    def may_refresh(self, jid: BareJid, patience: float, *, again: bool) -> bool:
+        """Tell whether asking for an account's device lists may bring something soon.
+
+        Not if they are at hand, unless they are wanted `again`; nor if somebody has waited for them
+        for so many seconds already.
+        """
         asked = self._asked.get(jid)
-        if asked is None or not asked[1].done():
-            return False
-        return self.xmpp.loop.time() - asked[0] <= FRESH
+        if asked is None:
+            return True
+        age = self.xmpp.loop.time() - asked[0]
+        return again or age > FRESH if asked[1].done() else age < patience
 
     async def _subscribe(self, namespace: str, jid: JID) -> None:
         """Ask for updates of a list; a refusal is remembered by `FRESH` alone."""
@@ -328,51 +329,6 @@ class Startup(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
     @contained
     async def _on_subscription_changed(self, presence: Any) -> None:
         await super()._on_subscription_changed(presence)
-
-    # -- who reads what ------------------------------------------------------------------------
-
-    def namespaces(self, device: DeviceInformation) -> frozenset[str]:
-        """Where a device may be addressed: in omemo:2 only when it is known to read envelopes."""
-        if not self._addressed(device):
-            return frozenset()
-        reads = assess(self.facts(device)).reads_sce
-        return frozenset({MODERN if reads is Answer.YES else OLD})
-
-    @contextmanager
-    def addressing(self, wanted: Callable[[DeviceInformation], bool]) -> Iterator[None]:
-        """Address no devices but these. Only inside of an operation, which runs alone."""
-        self._addressed = wanted
-        try:
-            yield
-        finally:
-            self._addressed = lambda _: True
-
-    def facts(self, device: DeviceInformation, *, advertised: bool | None = None) -> DeviceFacts:
-        """What has been seen of a device (its lists, its label, what it has sent, and disco)."""
-        active = dict(device.active)
-        return DeviceFacts(
-            listed=active.get(MODERN, False),
-            listed_legacy=active.get(OLD, False),
-            sent_envelope=self._readers.has(device.bare_jid, device.device_id),
-            marked=is_marked(device.label),
-            sent_timer=self.has_sent_timer(device.bare_jid, device.device_id),
-            advertised=advertised,
-        )
-
-    def has_sent_timer(self, jid: str, device: int) -> bool:
-        """Whether a device has ever sent a timer, or turned timers off, in an envelope."""
-        return self._timekeepers.has(jid, device)
-
-    async def remember_reader(
-        self, device: DeviceInformation, content: Sequence[Element] = ()
-    ) -> None:
-        """Note that a device has sent an envelope that we read: it can be sent one, too.
-
-        Its content may show that the device knows timers.
-        """
-        await self._readers.add(device, self.storage)
-        if speaks_of_timers(content):
-            await self._timekeepers.add(device, self.storage)
 
     @property
     def gate(self) -> Gate:

@@ -11,15 +11,17 @@ from xml.etree.ElementTree import Element, SubElement
 import pytest
 from slixmpp import JID
 
-from eph_e2ee import Reason
+from eph_e2ee import Delivery, Reason
 from eph_e2ee.model import BareJid, DeviceId, Seconds
 from eph_e2ee.protocol import ephemeral, setting
 from eph_e2ee.protocol.setting import Setting, Tag
 from eph_e2ee.xmpp.parcel import MODERN, written
-from tests.support.chats import NOW, Party, bodies, body
+from tests.support.chats import NOW, Party, bodies, body, element
 from tests.support.client import PLUGINS, Happenings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tests.integration.conftest import NewParty
     from tests.support.prosody import Prosody
 
@@ -43,8 +45,14 @@ async def enter(somebody: Party, room: str, *, found: bool = False) -> None:
             pass
 
 
-async def say(somebody: Party, room: str, to: list[Party], *content: Element) -> None:
-    """Send elements to a room, in an envelope for some of its members."""
+async def say(
+    somebody: Party,
+    room: str,
+    to: list[Party],
+    *content: Element,
+    beside: Sequence[Element] = (),
+) -> None:
+    """Send elements to a room, in an envelope for some of its members; others beside that."""
     account = somebody.chat._account
     for each in to:
         await account.audience(BareJid(each.jid))
@@ -56,6 +64,8 @@ async def say(somebody: Party, room: str, to: list[Party], *content: Element) ->
     await pending.finish()
     (message,) = pending.value.messages
     stanza: Any = somebody.client.make_message(mto=JID(room), mtype="groupchat")
+    for child in beside:
+        stanza.append(child)
     stanza.append(written(message))
     SubElement(stanza.xml, "{urn:xmpp:hints}store")
     stanza.send()
@@ -109,6 +119,66 @@ async def test_f28_a_visitor_changes_no_timer(
     assert (heard.body, heard._entry.timer) == ("a minute", DAY)
     assert await peter.chat.timer(jid) is None
     assert peter.changes.all == []
+
+
+def forged(somebody: Party, *, delayed: bool) -> list[Element]:
+    """What makes somebody the owner of a room, by his own word."""
+    item = f"<item jid='{somebody.client.boundjid.full}' affiliation='owner' role='moderator'/>"
+    elements = [element(f"<x xmlns='http://jabber.org/protocol/muc#user'>{item}</x>")]
+    if delayed:
+        stamp = "stamp='2031-01-01T00:00:00Z' from='somewhere.example'"
+        elements.append(element(f"<delay xmlns='urn:xmpp:delay' {stamp}/>"))
+    return elements
+
+
+@pytest.mark.parametrize("delayed", [True, False])
+async def test_f28_nobody_makes_himself_a_member_by_what_he_sends(
+    room: tuple[str, Party, Party],
+    party: NewParty,
+    *,
+    delayed: bool,
+) -> None:
+    """F28: neither live nor in the archive, where his word stands beside the room's own."""
+    jid, rosa, peter = room
+    visitor = party("visitor", plugins=ROOM_PLUGINS)
+    await visitor.arrive()
+    await enter(visitor, jid)
+    beside = forged(visitor, delayed=delayed)
+    await say(visitor, jid, [rosa, peter], body("live"), tagged(visitor, DAY), beside=beside)
+    assert (await peter.hear()).body == "live"
+    await peter.leave()
+    await say(
+        visitor,
+        jid,
+        [rosa, peter],
+        body("archived"),
+        ephemeral.write(DAY),
+        tagged(visitor, DAY),
+        beside=beside,
+    )
+    await visitor.ping()
+    await peter.arrive()
+    await enter(peter, jid)
+    assert (await peter.hear()).body == "archived"
+    for each in (rosa, peter):
+        assert await each.chat.timer(jid) is None
+        assert each.changes.all == []
+
+
+async def test_an_occupant_does_not_bounce_our_messages(room: tuple[str, Party, Party]) -> None:
+    """He knows their ids, and answers through the room; the room itself has said nothing."""
+    jid, rosa, peter = room
+    told = Happenings(rosa.client, "ephemeral_delivery")
+    sent = await rosa.chat.send(jid, "hello")
+    await peter.hear()
+    error: Any = peter.client.make_message(mto=JID(f"{jid}/{rosa.account.name}"), mtype="error")
+    error["id"] = str(sent.message_id)
+    error["error"]["condition"] = "not-acceptable"
+    error.send()
+    await peter.ping()
+    await rosa.ping()
+    (entry,) = await rosa.chat.history(jid)
+    assert (entry.delivery, told.all) == (Delivery.SENT, [])
 
 
 async def test_what_was_said_while_one_was_away(room: tuple[str, Party, Party]) -> None:

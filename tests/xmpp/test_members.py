@@ -16,58 +16,13 @@ from eph_e2ee.errors import NotSent, RoomUnsuitable
 from eph_e2ee.model import BareJid
 from eph_e2ee.xmpp import members as subject
 from eph_e2ee.xmpp.members import MAXIMUM_MEMBERS, Audience, Members
-from tests.xmpp.rooming import PETER, ROOM, ROSA, USER, Rooming, join
+from tests.xmpp.rooming import OCCUPANT, PETER, ROOM, ROSA, USER, Inside, Rooming
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
 ANNA, OTTO = "anna@example.org", "otto@example.org"
-OCCUPANT = "urn:xmpp:occupant-id:0"
-
-
-class Inside:
-    """Somebody in the room, and what she sees of it."""
-
-    def __init__(self, world: Rooming) -> None:
-        self.world = world
-        self.client = world.client("rosa")
-        self.client.register_plugin("xep_0045")
-        self.rooms: Any = self.client.plugin["xep_0045"]
-        self.members = Members(self.client)
-
-    def presence(
-        self,
-        nick: str,
-        jid: str | None,
-        affiliation: str = "member",
-        *codes: int,
-        kind: str = "",
-        occupant: str = "",
-    ) -> None:
-        """Somebody's presence."""
-        named = f" jid='{jid}'" if jid else ""
-        statuses = "".join(f"<status code='{code}'/>" for code in codes)
-        identified = f"<occupant-id xmlns='{OCCUPANT}' id='{occupant}'/>"
-        self.client.receive(
-            f"<presence xmlns='jabber:client' from='{ROOM}/{nick}' type='{kind}'>"
-            f"<x xmlns='{USER}'><item{named} affiliation='{affiliation}' role='none'/>{statuses}"
-            f"</x>{identified if occupant else ''}</presence>".replace(" type=''", "")
-        )
-
-    def enter(self, *codes: int) -> None:
-        """Join."""
-        join(self.client, *codes)
-
-    def told(self, content: str, room: str = ROOM) -> None:
-        """Something that the room says in a message."""
-        self.client.receive(
-            f"<message xmlns='jabber:client' from='{room}'>"
-            f"<x xmlns='{USER}'>{content}</x></message>"
-        )
-
-    async def jids(self) -> set[str]:
-        return set((await self.members.audience(BareJid(ROOM))).jids)
 
 
 @pytest.fixture
@@ -276,6 +231,104 @@ async def test_nobody_makes_a_room_of_himself(inside: Inside) -> None:
     assert inside.members._rooms == {}
 
 
+async def test_a_list_that_was_given_takes_the_place_of_what_was_known(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where another one is refused: who was taken off a list gets no key any more."""
+    monkeypatch.setattr(subject, "FRESH", 0.0)
+    del inside.world.lists["admin"]
+    inside.world.lists["member"] = [PETER, ANNA]
+    inside.enter(100)
+    assert await inside.jids() == {PETER, ANNA}
+    inside.world.lists["member"] = [PETER]
+    assert await inside.jids() == {PETER}
+
+
+async def test_an_error_makes_no_room_unsuitable_for_good(inside: Inside) -> None:
+    """It has not answered: whether it hides JIDs is asked again."""
+    inside.world.broken = True
+    inside.enter()
+    with pytest.raises(NotSent, match="does not answer"):
+        await inside.jids()
+    inside.world.broken = False
+    assert await inside.jids() == {PETER}
+
+
+async def test_one_that_hid_jids_is_asked_again(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside.world.features = []
+    inside.enter()
+    with pytest.raises(RoomUnsuitable):
+        await inside.jids()
+    inside.world.features = ["muc_nonanonymous"]
+    with pytest.raises(RoomUnsuitable):
+        await inside.jids()
+    monkeypatch.setattr(subject, "FRESH", 0.0)
+    assert await inside.jids() == {PETER}
+
+
+async def test_what_it_says_while_it_is_asked_counts_for_more(inside: Inside) -> None:
+    """An answer that was on its way is older than the news that JIDs are hidden now."""
+    inside.enter()
+    news = f"<message xmlns='jabber:client' from='{ROOM}'><x xmlns='{USER}'>"
+    news += "<status code='104'/><status code='173'/></x></message>"
+    inside.world.meanwhile.append(fromstring(news))  # noqa: S314 -- our own
+    with pytest.raises(RoomUnsuitable):
+        await inside.jids()
+
+
+async def test_who_only_listens_remembers_nothing_for_a_question(inside: Inside) -> None:
+    inside.enter(100)
+    for number in range(100):
+        inside.told(f"<item jid='{number}@example.org' affiliation='none'/>")
+    (state,) = inside.members._rooms.values()
+    assert state.changed == {}
+
+
+async def test_who_belongs_to_it_is_asked_of_the_lists(inside: Inside) -> None:
+    """For old messages, whose senders need not be there (F28)."""
+    room = BareJid(ROOM)
+    await inside.members.known(room)  # we are not there
+    assert not inside.members.belongs(room, BareJid(PETER))
+    inside.enter(100)
+    inside.presence("anna", f"{ANNA}/x", "none")
+    await inside.members.known(room)
+    assert [inside.members.belongs(room, BareJid(each)) for each in (PETER, ANNA, OTTO)] == [
+        True,
+        False,
+        False,
+    ]
+
+
+async def test_lists_that_cannot_be_had_make_nobody_a_member(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subject, "ANSWER", 0.0)
+    inside.world.silent = True
+    inside.enter(100)
+    await inside.members.known(BareJid(ROOM))
+    assert not inside.members.belongs(BareJid(ROOM), BareJid(PETER))
+
+
+async def test_whom_it_may_be_encrypted_for_at_the_last_moment(inside: Inside) -> None:
+    """F41: who has left meanwhile gets no key, who has come meanwhile has to wait."""
+    inside.enter(100)
+    inside.presence("anna", f"{ANNA}/x", "none")
+    audience = await inside.members.audience(BareJid(ROOM))
+    inside.presence("otto", f"{OTTO}/x", "none")
+    inside.told(f"<item jid='{PETER}' affiliation='outcast'/>")
+    assert inside.members.still(audience) == {ANNA}
+    inside.told("<status code='173'/>")
+    with pytest.raises(RoomUnsuitable):
+        inside.members.still(audience)
+    inside.presence("rosa", f"{ROSA}/rosa", "owner", 110, kind="unavailable")
+    with pytest.raises(NotSent):
+        inside.members.still(audience)
+    alone = Audience(BareJid(PETER), frozenset({BareJid(PETER)}))
+    assert inside.members.still(alone) == {PETER}
+
+
 async def test_a_list_with_what_is_no_jid(inside: Inside) -> None:
     """F38: one item costs nobody else his key."""
     inside.world.lists["member"] = ["@", PETER, "", "a b@c"]
@@ -313,5 +366,5 @@ async def test_whatever_a_room_says_raises_nothing(
         made: Any = Message if name == "message" else Presence
         getattr(inside.members, handler)(made(inside.client, xml=xml))
     for state in inside.members._rooms.values():
-        for known in state.members | set(state.occupants.values()):
+        for known in state.jids:
             assert known == JID(known).bare != ""
