@@ -32,6 +32,7 @@ from eph_e2ee.xmpp.gate import Gate
 from eph_e2ee.xmpp.parcel import MODERN, OLD
 from eph_e2ee.xmpp.redaction import contained, withhold
 from eph_e2ee.xmpp.sce import XEP_0420
+from eph_e2ee.xmpp.screening import screened
 from eph_e2ee.xmpp.sessions import Legacy, Modern, Sessions
 
 __all__ = ["Startup"]
@@ -88,12 +89,14 @@ class Startup(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
         """Register what slixmpp-omemo registers, and keep the neighbours' logs clean."""
         withhold()
         XEP_0380.mechanisms.setdefault(MODERN, "OMEMO")
+        self.xmpp.add_filter("in", screened)
         super().plugin_init()
 
     def plugin_end(self) -> None:
         """Leave slixmpp as it was before, and end every task."""
         self._ended = True
         super().plugin_end()
+        self.xmpp.del_filter("in", screened)
         self.xmpp.del_event_handler("changed_subscription", self._on_subscription_changed)
         self.xmpp.cancel_schedule(RETRY)
         for node in DEVICE_LIST_NODES:
