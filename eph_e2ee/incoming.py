@@ -37,6 +37,10 @@ log = logging.getLogger(__name__)
 BATCH: Final = 64
 """Messages of one conversation that share a commit; the first does not wait for a burst."""
 
+MAXIMUM_WAITING: Final = 10_000
+"""Arrivals that wait while an archive is read that never ends, before others are given up: they are
+in the archive, and read from there with the next session."""
+
 Named = tuple[Arrival, tuple[str, ...]]
 """An arrival, and what a second delivery of it is known by."""
 
@@ -105,6 +109,7 @@ class Incoming:
         self._letters = letters
         self._notices = notices
         self._waiting: dict[BareJid, deque[Arrival]] = {}
+        self._count = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._held: set[BareJid] = set()
         self._released = asyncio.Event()
@@ -114,6 +119,10 @@ class Incoming:
     def accept(self, arrival: Arrival) -> None:
         """Queue an arrival behind the others of its conversation; it never raises."""
         self.seen(arrival.room).arrived(arrival)
+        if self._count >= MAXIMUM_WAITING:
+            self._reject(arrival, Reason.NOT_STORED, _Sink(self.on_message))
+            return
+        self._count += 1
         peer = self._letters.peer(arrival)
         queue = self._waiting.get(peer)
         if queue is not None:
@@ -179,7 +188,9 @@ class Incoming:
                 while not self._held.isdisjoint({self._account.bare, peer}):
                     self._released.clear()
                     await self._released.wait()
-                await self._take([queue.popleft() for _ in range(min(BATCH, len(queue)))])
+                batch = [queue.popleft() for _ in range(min(BATCH, len(queue)))]
+                self._count -= len(batch)
+                await self._take(batch)
         finally:
             del self._waiting[peer]
 

@@ -155,7 +155,9 @@ class Scene:
             if step.tag == f"{FUZZ}answer":
                 self.server.prepare(step)
             elif step.tag != f"{FUZZ}do":
+                held = list(step.iter())  # as slixmpp's parser does, which Python copies otherwise
                 self.client.receive(step)
+                del held
             elif (deed := DEEDS.get(step.get("what", ""))) is not None:
                 asyncio.ensure_future(done(deed(self, step)))  # noqa: RUF006 -- all are awaited
         await self._settled()

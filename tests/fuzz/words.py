@@ -88,7 +88,9 @@ TEXTS: Final = (
 
 
 def address(source: Source) -> str:
-    """A JID, mostly one that means something here; once in a while none at all."""
+    """A JID, mostly one that means something here; a stranger's, or none at all, now and then."""
+    if source.chance(6):
+        return f"m{source.below(65536)}@example.net/x"
     return source.one(WRONG_ADDRESSES if source.chance(12) else ADDRESSES)
 
 
