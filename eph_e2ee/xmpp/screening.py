@@ -16,11 +16,15 @@ from slixmpp.xmlstream import StanzaBase
 
 from eph_e2ee.xmpp.stanzas import bare
 
-__all__ = ["MAX_DEPTH", "screened"]
+__all__ = ["MAX_DEPTH", "MAX_ITEMS", "screened"]
 
 MAX_DEPTH: Final = 128
 """Levels of elements in a stanza. A copy of a forwarded message with marked-up text has 30; Python
 copies about 300 before its stack ends, of which the application has used some."""
+
+MAX_ITEMS: Final = 100
+"""Items of one notification (XEP-0060). Services send one, or the few that were published at once;
+slixmpp makes a message of each, for a tenth of a millisecond."""
 
 USER: Final = "{http://jabber.org/protocol/muc#user}"
 CODE: Final = re.compile("[0-9]{1,9}")
@@ -83,7 +87,10 @@ def _is_copied(stanza: StanzaBase) -> bool:
     if stanza.xml.find(f"{EVENT}event/{EVENT}items") is None:
         return True
     try:
-        if len(stanza["pubsub_event"]["items"]) > 1:
+        count = len(stanza["pubsub_event"]["items"])
+        if count > MAX_ITEMS:
+            return False
+        if count > 1:
             Message().values = stanza.values  # type: ignore[no-untyped-call]
     except Exception:  # noqa: BLE001 -- whatever the reading of any part raises
         return False

@@ -9,7 +9,7 @@ from eph_e2ee.xmpp.displayed import NODE as DISPLAYED
 from eph_e2ee.xmpp.parcel import MODERN, OLD
 from eph_e2ee.xmpp.startup import DEVICE_LIST_NODES
 from tests.fuzz import words
-from tests.fuzz.trees import bloated, element, mutated
+from tests.fuzz.trees import FUZZ, bloated, element, mutated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,6 +120,8 @@ def items(source: Source, namespace: str, node: str | None = None) -> Element:
     """What a node holds, or says that it does."""
     made = element(f"{namespace}items")
     made.set("node", source.one((*DEVICE_LIST_NODES, DISPLAYED, BUNDLES)) if node is None else node)
+    if source.chance(400):
+        made.append(element(f"{FUZZ}many", of=f"{namespace}item", children="30000"))
     for _ in range(words.count(source)):
         kind = "retract" if source.chance(8) else "item"
         item = element(f"{namespace}{kind}", id=words.address(source))

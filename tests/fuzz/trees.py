@@ -86,6 +86,9 @@ def expanded(root: Element) -> Element:
                 parent[index] = _deep(_size(child, "levels", DEEPEST))
             elif child.tag == f"{FUZZ}wide":
                 parent[index] = _wide(_size(child, "children", WIDEST))
+            elif child.tag == f"{FUZZ}many":
+                parent[:] = _many(child.get("of", "x"), _size(child, "children", WIDEST))
+                break
     return root
 
 
@@ -103,8 +106,12 @@ def _deep(levels: int) -> Element:
 
 def _wide(children: int) -> Element:
     wide = Element("{urn:example}a")
-    wide.extend(Element("{urn:example}b") for _ in range(children))
+    wide.extend(_many("{urn:example}b", children))
     return wide
+
+
+def _many(tag: str, children: int) -> list[Element]:
+    return [Element(tag) for _ in range(children)]
 
 
 def _attribute(source: Source, _root: Element, node: Element) -> None:

@@ -123,5 +123,5 @@ def text(source: Source) -> str:
 def count(source: Source) -> int:
     """How many of something; mostly few, seldom very many."""
     if source.chance(20_000):
-        return 4000 + source.below(60_000)
+        return 2000 + source.below(8000)
     return source.below(200) if source.chance(100) else source.below(4)

@@ -10,7 +10,7 @@ import pytest
 from slixmpp.exceptions import IqError
 from slixmpp.stanza import Message, Presence
 
-from eph_e2ee.xmpp.screening import MAX_DEPTH, screened
+from eph_e2ee.xmpp.screening import MAX_DEPTH, MAX_ITEMS, screened
 from tests.xmpp.clients import OurPlugin, TestClient, World
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def nested(levels: int) -> str:
         f"<iq {CLIENT} type='get' id='7'><x xmlns='urn:example'/></iq>",
         event("<item/>", beside=DELAY.format("never")),
         event("<item/>", "<item/>", beside=DELAY.format("2026-01-02T03:04:05Z")),
+        event(*["<item/>"] * MAX_ITEMS),
         "<a xmlns='urn:xmpp:sm:3' h='7'/>",
     ],
 )
@@ -79,6 +80,7 @@ async def test_what_slixmpp_can_deal_with_stays_as_it_is(client: TestClient, xml
         f"<iq {CLIENT} type='set' from='{PETER}'>{nested(MAX_DEPTH)}</iq>",
         event("<item/>", "<item/>", beside=DELAY.format("never")),
         event("<item/>", "<item/>", beside=DELAY.format("0001-01-01T00:00:00+14:00")),
+        event(*["<item/>"] * (MAX_ITEMS + 1)),
     ],
 )
 async def test_what_it_cannot_deal_with_is_an_error_of_nobodys(
