@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-if TYPE_CHECKING:
-    from eph_e2ee import Chat
+from eph_e2ee.incoming import MAXIMUM_WAITING
+from eph_e2ee.seen import MAXIMUM_OPEN
+from eph_e2ee.vault.keeper import MAXIMUM_NODES
+from eph_e2ee.vault.ratchets import MAXIMUM_LIVE
+from eph_e2ee.vault.shared import MAXIMUM_NAMES
 
 __all__ = ["LIMITS", "USUAL", "Census"]
 
@@ -18,7 +21,16 @@ OURS: Final = ("eph_e2ee", "omemo", "twomemo", "oldmemo", "doubleratchet", "x3dh
 USUAL: Final = 1200
 """Entries of one container, where nothing else is said: the largest small limit is 1024."""
 
-LIMITS: Final[dict[str, int]] = {}
+LIMITS: Final = {
+    "Incoming._waiting": MAXIMUM_WAITING,
+    "Seen._open": MAXIMUM_OPEN,
+    "Ratchets._live": MAXIMUM_LIVE // 100,  # which is in bytes
+    "Ratchets._parsed": MAXIMUM_LIVE // 100,
+    "Shared.by_jid": MAXIMUM_NAMES,
+    "Shared.by_number": MAXIMUM_NAMES,
+    "KeyTree._nodes": MAXIMUM_NODES,
+    "KeyTree._starts": MAXIMUM_NODES,
+}
 """Entries of those that may hold more, by their names."""
 
 CONTAINERS: Final = (Mapping, AbstractSet, list, tuple, deque)
@@ -34,7 +46,7 @@ class Census:
     def __init__(self) -> None:
         self.sizes: dict[str, int] = {}
 
-    def take(self, chat: Chat) -> None:
+    def take(self, chat: object) -> None:
         """Count what a chat holds now."""
         seen: set[int] = set()
         waiting: list[Any] = [chat]
