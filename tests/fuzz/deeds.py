@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 import omemo
+from slixmpp import JID
 
 from eph_e2ee.errors import EphemeralError
 from eph_e2ee.model import BareJid
@@ -46,7 +47,8 @@ async def _time(scene: Scene, _: Element) -> None:
 
 
 async def _lists(scene: Scene, step: Element) -> None:
-    await scene.chat._account.prepare(BareJid(step.get("jid", words.PEER)), again=True)
+    jids = {JID(step.get("jid", words.PEER))}
+    await scene.chat._account.omemo.refresh_device_lists(jids, force_download=True)
 
 
 async def _send(scene: Scene, step: Element) -> None:

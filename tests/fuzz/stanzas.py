@@ -121,7 +121,7 @@ def items(source: Source, namespace: str, node: str | None = None) -> Element:
     made = element(f"{namespace}items")
     made.set("node", source.one((*DEVICE_LIST_NODES, DISPLAYED, BUNDLES)) if node is None else node)
     if source.chance(400):
-        made.append(element(f"{FUZZ}many", of=f"{namespace}item", children="30000"))
+        made.append(element(f"{FUZZ}many", of=f"{namespace}item", children="3000"))
     for _ in range(words.count(source)):
         kind = "retract" if source.chance(8) else "item"
         item = element(f"{namespace}{kind}", id=words.address(source))
