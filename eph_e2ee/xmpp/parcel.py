@@ -52,6 +52,10 @@ KEY_EXCHANGE = b"\x08"
 LONGEST_KEY = 4096
 """Base64 characters of one key: about 400 are in use; more is no key."""
 
+OTHERS: Final = 8
+"""Elements beside the keys of a legacy message: there are two, and the schema tells what is wrong
+with others."""
+
 LARGEST_DEVICE: Final = 2**32 - 1
 
 _NO_WHITE_SPACE: Final = dict.fromkeys(map(ord, " \t\r\n"))
@@ -217,12 +221,15 @@ def own_legacy_share(encrypted: Element, device_id: int) -> Element:
     keys = [key for key in header.findall(f"{{{OLD}}}key") if key.get("rid") == str(device_id)]
     if not keys:
         raise RemoteProtocolError(Reason.NOT_FOR_THIS_DEVICE)
-    share = Element(encrypted.tag)
-    kept = SubElement(share, header.tag, {"sid": header.get("sid", "")})
+    beside = [child for child in encrypted if child is not header]
+    within = [child for child in header if child.tag != f"{{{OLD}}}key"]
+    if len(beside) + len(within) > OTHERS:
+        raise RemoteProtocolError(Reason.MALFORMED_OMEMO)
+    share = Element(encrypted.tag, encrypted.attrib)
+    kept = SubElement(share, header.tag, header.attrib)
     kept.append(keys[0])
-    # Two where there are several, so that the schema refuses them.
-    kept.extend(header.findall(f"{{{OLD}}}iv")[:2])
-    share.extend(encrypted.findall(f"{{{OLD}}}payload")[:2])
+    kept.extend(within)
+    share.extend(beside)
     return share
 
 

@@ -170,9 +170,9 @@ def test_of_a_legacy_element_only_our_own_key_is_kept() -> None:
         )
     )
     assert len(element[0]) == 5002
-    doubled = legacy("<header sid='5'><key rid='7'/>" + "<iv/>" * 3 + "</header>", "<payload/>" * 3)
+    doubled = legacy("<header sid='5'><key rid='7'/><iv/><iv/></header>", "<payload/>", "<x/>")
     share = own_legacy_share(doubled, 7)
-    assert [len(share), len(share[0])] == [3, 3]
+    assert [[child.tag for child in share], len(share[0])] == [[x.tag for x in doubled], 3]
 
 
 @pytest.mark.parametrize(
@@ -181,6 +181,8 @@ def test_of_a_legacy_element_only_our_own_key_is_kept() -> None:
         (legacy(), Reason.MALFORMED_OMEMO),
         (legacy("<header sid='5'><iv>AA==</iv></header>"), Reason.NOT_FOR_THIS_DEVICE),
         (legacy("<header sid='5'><key rid='8'>AA==</key></header>"), Reason.NOT_FOR_THIS_DEVICE),
+        (legacy("<header><key rid='7'/></header>", "<payload/>" * 9), Reason.MALFORMED_OMEMO),
+        (legacy(f"<header><key rid='7'/>{'<iv/>' * 9}</header>"), Reason.MALFORMED_OMEMO),
     ],
 )
 def test_a_legacy_element_without_a_key_for_us(element: Element, reason: Reason) -> None:
