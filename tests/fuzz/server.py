@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
-from xml.etree.ElementTree import Element, SubElement
+from xml.etree.ElementTree import Element
 
 from tests.flows.archiving import Shelves
-from tests.fuzz.trees import FUZZ
 
 if TYPE_CHECKING:
     from tests.xmpp.clients import TestClient
 
-__all__ = ["KINDS", "Hostile"]
-
-KINDS: Final = ("archive", "devices", "bundle", "displayed", "carbons", "time", "disco", "any")
-"""The kinds of questions that a case can answer."""
+__all__ = ["Hostile"]
 
 PATIENCE: Final = 20
 """Answers of a case's in one go: a server that never ends an archive is asked for ever."""
 
-TAGS: Final = {
+KINDS: Final = {
     "{urn:xmpp:mam:2}query": "archive",
     "{urn:xmpp:carbons:2}enable": "carbons",
     "{urn:xmpp:time}time": "time",
     "{http://jabber.org/protocol/disco#info}query": "disco",
 }
+"""Kinds of questions that a case can answer, beside what is fetched from a node; "any" is every."""
 
 
 class Hostile(Shelves):
@@ -78,7 +75,7 @@ class Hostile(Shelves):
 def _kind(iq: Element) -> str:
     if not len(iq):
         return "any"
-    kind = TAGS.get(iq[0].tag)
+    kind = KINDS.get(iq[0].tag)
     if kind is not None:
         return kind
     nodes = [verb.get("node", "") for verb in iq[0] if verb.tag.endswith("}items")]
@@ -87,19 +84,3 @@ def _kind(iq: Element) -> str:
     if "bundles" in nodes[0]:
         return "bundle"
     return "displayed" if nodes[0].endswith("displayed:0") else "devices"
-
-
-def answer(to: str, *children: Element, **attributes: str) -> Element:
-    """The step that has the server answer so."""
-    made = Element(
-        f"{FUZZ}answer", {"to": to} | {key.rstrip("_"): v for key, v in attributes.items()}
-    )
-    made.extend(children)
-    return made
-
-
-def with_error(condition: str) -> Element:
-    """An error, as a child of an answer."""
-    error = Element("{jabber:client}error", {"type": "cancel"})
-    SubElement(error, f"{{urn:ietf:params:xml:ns:xmpp-stanzas}}{condition}")
-    return error

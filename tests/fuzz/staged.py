@@ -21,7 +21,6 @@ __all__ = ["STAGED"]
 CARBONS: Final = "{urn:xmpp:carbons:2}"
 CLIENT: Final = "{jabber:client}"
 FORWARD: Final = "{urn:xmpp:forward:0}"
-ITEM: Final = "{http://jabber.org/protocol/muc#user}"
 MAM: Final = "{urn:xmpp:mam:2}"
 STANZAS: Final = "{urn:ietf:params:xml:ns:xmpp-stanzas}"
 
