@@ -10,21 +10,21 @@ import functools
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from eph_e2ee import optouts
 from eph_e2ee.conversations import Conversations
 from eph_e2ee.errors import EphemeralError, Reason, RemoteProtocolError, VaultError
 from eph_e2ee.events import Delivered, Rejection
+from eph_e2ee.filing import added
 from eph_e2ee.halves import Halves
-from eph_e2ee.letters import Letter, Letters, line_of
+from eph_e2ee.letters import Letter, Letters
 from eph_e2ee.model import BareJid, Entry
 from eph_e2ee.notices import Notices
-from eph_e2ee.protocol import lifetime
 from eph_e2ee.protocol.envelope import Finding
 from eph_e2ee.seen import Seen
-from eph_e2ee.vault.archive import NewMessage, Transaction
+from eph_e2ee.vault.archive import Transaction
 from eph_e2ee.vault.marking import Waiting
 from eph_e2ee.vault.vault import Vault
 from eph_e2ee.xmpp.account import Account
@@ -39,6 +39,10 @@ log = logging.getLogger(__name__)
 
 BATCH: Final = 64
 """Messages of one conversation that share a commit; the first does not wait for a burst."""
+
+MAXIMUM_WAITING: Final = 10_000
+"""Arrivals that wait while an archive is read that never ends, before others are given up: they are
+in the archive, and read from there with the next session."""
 
 Named = tuple[Arrival, tuple[str, ...]]
 """An arrival, and what a second delivery of it is known by."""
@@ -109,6 +113,7 @@ class Incoming:
         self._letters = letters
         self._notices = notices
         self._waiting: dict[BareJid, deque[Arrival]] = {}
+        self._count = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._held: set[BareJid] = set()
         self._released = asyncio.Event()
@@ -120,6 +125,10 @@ class Incoming:
     def accept(self, arrival: Arrival) -> None:
         """Queue an arrival behind the others of its conversation; it never raises."""
         self.seen(arrival.room).arrived(arrival)
+        if self._count >= MAXIMUM_WAITING:
+            self._reject(arrival, Reason.NOT_STORED, _Sink(self.on_message))
+            return
+        self._count += 1
         peer = self._letters.peer(arrival)
         queue = self._waiting.get(peer)
         if queue is not None:
@@ -192,7 +201,9 @@ class Incoming:
                 while not self._held.isdisjoint({self._account.bare, peer}):
                     self._released.clear()
                     await self._released.wait()
-                await self._take([queue.popleft() for _ in range(min(BATCH, len(queue)))])
+                batch = [queue.popleft() for _ in range(min(BATCH, len(queue)))]
+                self._count -= len(batch)
+                await self._take(batch)
         finally:
             del self._waiting[peer]
 
@@ -306,7 +317,7 @@ class Incoming:
                 self._conversations.write(vault, peer, text)
             for letter in letters:
                 optouts.write(vault, letter.peer, letter.opt_out.state)
-            entries = iter(_added(vault, letters, waiting))
+            entries = iter(added(vault, letters, waiting))
             delivered = [
                 each for letter in letters for each in self._notices.applied(vault, letter, waiting)
             ]
@@ -365,30 +376,6 @@ class Incoming:
     def _not_for_us(self, arrival: Arrival) -> None:
         rejection = Rejection(Reason.NOT_FOR_THIS_DEVICE, arrival.sender, arrival.message_id)
         self._account.emit("ephemeral_rejected", rejection)
-
-
-def _added(vault: Transaction, letters: list[Letter], waiting: Waiting) -> list[Entry | None]:
-    """Keep the messages, and the lines that tell of changes, with two statements for all."""
-    new: list[NewMessage] = []
-    places: list[int | None] = []
-    for letter in letters:
-        if letter.change is not None:
-            new.append(line_of(letter.change, letter.arrival.message_id, letter.sent_at))
-        places.append(None if letter.message is None else len(new))
-        if letter.message is not None:
-            new.append(_read_before(letter.message, waiting))
-        else:
-            vault.remember(letter.replay_ids)
-    entries = vault.add_many(new)
-    return [None if place is None else entries[place] for place in places]
-
-
-def _read_before(message: NewMessage, waiting: Waiting) -> NewMessage:
-    """Start the timer of a message whose read has waited for it."""
-    at = waiting.take([name for name in message.replay_ids if isinstance(name, str)])
-    if at is None:
-        return message
-    return replace(message, lifetime=lifetime.step(message.lifetime, lifetime.Event.READ, at))
 
 
 @contained

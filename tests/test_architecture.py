@@ -27,7 +27,7 @@ FLOORS = [
     {"xmpp"},
     {"clear", "replying", "conversations", "drafts", "halves", "optouts", "seen"},
     {"letters"},
-    {"notices", "warnings"},
+    {"filing", "notices", "warnings"},
     {"incoming", "outgoing", "expiry", "questions"},
     {"backlog"},
     {"peers", "reading", "catchup", "withheld"},

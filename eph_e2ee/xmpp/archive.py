@@ -13,7 +13,7 @@ from slixmpp.plugins.xep_0082 import format_datetime
 
 from eph_e2ee.errors import RemoteError
 from eph_e2ee.model import BareJid
-from eph_e2ee.xmpp.arrivals import Arrivals
+from eph_e2ee.xmpp.arrivals import MAXIMUM_RESULTS, Arrivals
 from eph_e2ee.xmpp.stanzas import Arrival
 
 __all__ = ["Archive", "ArchiveUnavailable", "Page", "PositionLost"]
@@ -131,8 +131,10 @@ def _page(answer: Any, results: list[tuple[str | None, Arrival | None]], after: 
     if fin is None:
         raise ArchiveUnavailable("the server has no archive of messages (XEP-0313)")
     count = fin.findtext(f"{RSM}set/{RSM}count", "")
-    last = fin.findtext(f"{RSM}set/{RSM}last") or (results[-1][0] if results else None)
-    complete = fin.get("complete") == "true" or not results
+    full = len(results) >= MAXIMUM_RESULTS  # there may have been more, which were not collected
+    named = None if full else fin.findtext(f"{RSM}set/{RSM}last")
+    last = named or (results[-1][0] if results else None)
+    complete = not full and (fin.get("complete") == "true" or not results)
     if not complete and (not last or last == after):
         raise ArchiveUnavailable("the archive names no place to go on from")
     return Page(

@@ -18,7 +18,7 @@ from eph_e2ee.xmpp.parcel import MODERN, OLD
 from eph_e2ee.xmpp.rooms import Rooms
 from eph_e2ee.xmpp.stanzas import RESULT, Arrival, archived, bare, carbon, live
 
-__all__ = ["Accept", "Arrivals"]
+__all__ = ["MAXIMUM_RESULTS", "Accept", "Arrivals"]
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,9 @@ ERRORS: Final = "message_error"
 
 ANSWER: Final = 30.0
 """Seconds that the server has for an answer that it gives without any work."""
+
+MAXIMUM_RESULTS: Final = 1000
+"""Results that are collected for one query, whatever its archive gives: ten pages as we ask for."""
 
 Accept = Callable[[Arrival], None]
 Bounced = Callable[[BareJid, MessageId], None]
@@ -91,7 +94,8 @@ class Arrivals:
         Nobody else then hears of them.
 
         Returns:
-            The list that grows: the id of each result, and the message if it is an encrypted one.
+            The list that grows, up to `MAXIMUM_RESULTS`: the id of each result, and the message if
+            it is an encrypted one.
         """
         return self._pages.setdefault(query, (archive, []))[1]
 
@@ -122,7 +126,8 @@ class Arrivals:
         if arrival is not None and not _is_encrypted(arrival.xml):
             arrival = None
         if page is not None:
-            page.append((result.get("id"), arrival))
+            if len(page) < MAXIMUM_RESULTS:
+                page.append((result.get("id"), arrival))
         elif arrival is not None:
             self._accept(arrival)
 

@@ -72,6 +72,11 @@ class Lifecycle:
         room, inside = found
         if not inside:
             self._rooms.discard(room)
-        elif room not in self._rooms:
+        elif room not in self._rooms and self._is_ours(room):
             self._rooms.add(room)
             self.on_joined(room)
+
+    def _is_ours(self, room: BareJid) -> bool:
+        """Whether the application has joined it: anybody's presence can look like a room's."""
+        plugin: Any = self._client.plugin.get("xep_0045", None)
+        return plugin is not None and room in plugin.get_joined_rooms()

@@ -133,7 +133,8 @@ class XEP_0420(BasePlugin):  # noqa: N801 -- slixmpp's way to name plugins
                 MessageId(stanza.xml.get("id", "")),
             ),
         )
-        return stanza
+        # slixmpp has made something of the children already.
+        return type(stanza)(stream=stanza.stream, xml=stanza.xml)
 
 
 def _sender(stanza: Element) -> BareJid:

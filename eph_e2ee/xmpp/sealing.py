@@ -18,6 +18,7 @@ from eph_e2ee.xmpp.parcel import (
     Opened,
     encrypted_child,
     opened,
+    own_legacy_share,
     own_share,
     parsed,
     parsed_legacy,
@@ -107,7 +108,6 @@ class Sealing(Startup, metaclass=ABCMeta):
                     raise
             else:
                 return await opened(self.sessions, parsed(share, sender))
-        message = await parsed_legacy(
-            cast("Element", old), sender, self.xmpp.boundjid.bare, self.sessions
-        )
+        share = own_legacy_share(cast("Element", old), self.own_device)
+        message = await parsed_legacy(share, sender, self.xmpp.boundjid.bare, self.sessions)
         return await opened(self.sessions, message)

@@ -33,6 +33,7 @@ from eph_e2ee.xmpp.parcel import MODERN, OLD
 from eph_e2ee.xmpp.redaction import contained, withhold
 from eph_e2ee.xmpp.routing import Routing
 from eph_e2ee.xmpp.sce import XEP_0420
+from eph_e2ee.xmpp.screening import screened
 from eph_e2ee.xmpp.sessions import Legacy, Modern, Sessions
 
 __all__ = ["Startup"]
@@ -92,6 +93,7 @@ class Startup(Routing, metaclass=ABCMeta):
         """Register what slixmpp-omemo registers, and keep the neighbours' logs clean."""
         withhold()
         XEP_0380.mechanisms.setdefault(MODERN, "OMEMO")
+        self.xmpp.add_filter("in", screened)
         super().plugin_init()
         for event in GONE:
             self.xmpp.add_event_handler(event, self._on_device_list_gone)
@@ -100,6 +102,7 @@ class Startup(Routing, metaclass=ABCMeta):
         """Leave slixmpp as it was before, and end every task."""
         self._ended = True
         super().plugin_end()
+        self.xmpp.del_filter("in", screened)
         self.xmpp.del_event_handler("changed_subscription", self._on_subscription_changed)
         for event in GONE:
             self.xmpp.del_event_handler(event, self._on_device_list_gone)

@@ -327,3 +327,22 @@ async def test_stopping_leaves_no_task(rosa: Party, peter: Party) -> None:
     peter.client.receive(await sealed(rosa, peter, body("text")))
     await peter.chat._incoming.stop()
     assert not peter.chat._incoming._tasks
+
+
+async def test_what_waits_for_an_archive_without_an_end_is_given_up_one_day(
+    rosa: Party, peter: Party, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F42: the archive has it; here it is rejected, and read with the next session."""
+    monkeypatch.setattr("eph_e2ee.incoming.MAXIMUM_WAITING", 2)
+    incoming, own = peter.chat._incoming, BareJid(peter.jid)
+    stanzas = [await sealed(rosa, peter, body(f"{number}"), number=number) for number in range(4)]
+    incoming.hold(own)
+    for xml in stanzas[:3]:
+        peter.client.receive(xml)
+    assert rejections(peter) == [Reason.NOT_STORED]
+    incoming.release(own)
+    await peter.idle()
+    peter.client.receive(stanzas[3])
+    await peter.idle()
+    assert peter.bodies == ["0", "1", "3"]
+    assert rejections(peter) == [Reason.NOT_STORED]

@@ -261,3 +261,16 @@ async def test_a_room_is_asked_itself(archive: Archive, world: Archiving) -> Non
     page = await asked(archive, of=ROOM)
     assert [iq.get("to") for iq in world.questions] == [ROOM]
     assert (page.fetched, page.last) == (1, "a1")
+
+
+async def test_a_page_without_an_end_goes_on_where_it_was_cut_off(
+    archive: Archive, world: Archiving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F42: whatever an archive gives, no more of it is kept in memory, and none is passed over."""
+    monkeypatch.setattr("eph_e2ee.xmpp.arrivals.MAXIMUM_RESULTS", 3)
+    monkeypatch.setattr("eph_e2ee.xmpp.archive.MAXIMUM_RESULTS", 3)
+    world.results = [(f"a{number}", SECRET) for number in range(9)]
+    world.answer = fin(SET.format("<last>a8</last>"), "complete='true'")
+    page = await asked(archive)
+    assert (page.fetched, page.last, page.complete) == (3, "a2", False)
+    assert len(page.arrivals) == 3

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from xml.etree.ElementTree import fromstring
 
 import pytest
+from slixmpp import JID
 from slixmpp.stanza import Message, Presence
 
 from eph_e2ee.xmpp.lifecycle import Lifecycle
@@ -85,6 +86,8 @@ def presence(client: TestClient, *codes: str, kind: str = "") -> Presence:
 async def test_a_room_is_entered_once_until_it_is_left(
     client: TestClient, told: list[object]
 ) -> None:
+    client.register_plugin("xep_0045")
+    client.plugin["xep_0045"].rooms[None][JID(ROOM)] = {}
     client.event("groupchat_presence", presence(client))
     assert told == []
     for codes in (["100", "110"], ["110", "303"]):
@@ -93,3 +96,16 @@ async def test_a_room_is_entered_once_until_it_is_left(
     client.event("groupchat_presence", presence(client, "110", kind="unavailable"))
     client.event("groupchat_presence", presence(client, "110"))
     assert told == [ROOM, ROOM]
+
+
+@pytest.mark.parametrize("with_rooms", [False, True])
+async def test_nobody_else_has_us_enter_a_room(
+    with_rooms: bool,  # noqa: FBT001 -- a parameter
+    client: TestClient,
+    told: list[object],
+) -> None:
+    """Anybody's presence can look like one: its archive would be read, and kept in mind."""
+    if with_rooms:
+        client.register_plugin("xep_0045")
+    client.event("groupchat_presence", presence(client, "110"))
+    assert told == []

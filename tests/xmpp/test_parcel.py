@@ -30,6 +30,7 @@ from eph_e2ee.xmpp.parcel import (
     fingerprint,
     is_empty,
     opened,
+    own_legacy_share,
     own_share,
     parsed,
     sending_device,
@@ -151,6 +152,44 @@ def test_a_key_of_the_greatest_length_is_looked_at() -> None:
     text = base64.b64encode(b"\x0a" + bytes(LONGEST_KEY * 3 // 4 - 1)).decode()
     assert len(text) == LONGEST_KEY
     assert key_of(own_share(encrypted((JID, "4711", text)), JID, DEVICE)).get("kex") == "false"
+
+
+def legacy(*children: str) -> Element:
+    header = "".join(children)
+    return fromstring(f"<encrypted xmlns='{OLD}'>{header}</encrypted>")  # noqa: S314 -- the test's
+
+
+def test_of_a_legacy_element_only_our_own_key_is_kept() -> None:
+    """Its schema would look at each; what is wrong with the rest is still for that to find."""
+    keys = "<key rid='1'>AA==</key>" * 5000 + "<key rid='7' prekey='true'>AQ==</key>"
+    element = legacy(f"<header sid='5'>{keys}<iv>AA==</iv></header>", "<payload>AA==</payload>")
+    share = own_legacy_share(element, 7)
+    assert tostring(share) == tostring(
+        legacy(
+            "<header sid='5'><key rid='7' prekey='true'>AQ==</key><iv>AA==</iv></header>",
+            "<payload>AA==</payload>",
+        )
+    )
+    assert len(element[0]) == 5002
+    doubled = legacy("<header sid='5'><key rid='7'/><iv/><iv/></header>", "<payload/>", "<x/>")
+    share = own_legacy_share(doubled, 7)
+    assert [[child.tag for child in share], len(share[0])] == [[x.tag for x in doubled], 3]
+
+
+@pytest.mark.parametrize(
+    ("element", "reason"),
+    [
+        (legacy(), Reason.MALFORMED_OMEMO),
+        (legacy("<header sid='5'><iv>AA==</iv></header>"), Reason.NOT_FOR_THIS_DEVICE),
+        (legacy("<header sid='5'><key rid='8'>AA==</key></header>"), Reason.NOT_FOR_THIS_DEVICE),
+        (legacy("<header><key rid='7'/></header>", "<payload/>" * 9), Reason.MALFORMED_OMEMO),
+        (legacy(f"<header><key rid='7'/>{'<iv/>' * 9}</header>"), Reason.MALFORMED_OMEMO),
+    ],
+)
+def test_a_legacy_element_without_a_key_for_us(element: Element, reason: Reason) -> None:
+    with pytest.raises(RemoteProtocolError) as caught:
+        own_legacy_share(element, 7)
+    assert caught.value.reason is reason
 
 
 def test_several_encrypted_elements_are_refused() -> None:

@@ -1,0 +1,140 @@
+"""Everything that a peer or a server can send, by name: what makes an input, and what takes it.
+
+An input is material: bytes that say by themselves what is sent, and that a case keeps. `Target.run`
+raises `Found` for whatever must not happen. A surface is added as one more function in `pure` or in
+`staged`; the cases, the quick run and the campaign find it here.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from tests.fuzz.census import Census
+from tests.fuzz.pure import PURE
+from tests.fuzz.scene import Scene
+from tests.fuzz.staged import STAGED
+from tests.fuzz.trees import read
+from tests.fuzz.watching import Found, Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.fuzz.source import Source
+
+__all__ = ["NAMES", "Stage", "Target", "target"]
+
+LIFE: Final = 2000
+"""Cases that one scene lives through; then all begins anew, and what is left is left over."""
+
+PROBING: Final = 50
+"""Cases after which it is looked whether somebody else's messages still arrive."""
+
+NAMES: Final = (*PURE, *STAGED)
+"""Of all targets."""
+
+
+@dataclass
+class Target:
+    """One surface.
+
+    Attributes:
+        name: what it is called.
+        draw: makes material of choices.
+        take: has the code deal with material.
+        watch: what has been heard meanwhile.
+    """
+
+    name: str
+    draw: Callable[[Source], bytes]
+    take: Callable[[bytes], None]
+    watch: Watch = field(default_factory=Watch)
+    stage: Stage | None = None
+
+    def run(self, material: bytes) -> None:
+        """Deal with one input.
+
+        Raises:
+            Found: it led to something that must not happen.
+        """
+        with self.watch.watching():
+            self.take(material)
+
+    def rest(self) -> None:
+        """End what it has running; the next input begins anew."""
+        if self.stage is not None:
+            self.stage.close()
+
+
+class Stage:
+    """Scenes, one after the other, on a folder in memory where there is one.
+
+    Attributes:
+        watch: what has been heard meanwhile.
+        census: how much their chats have held.
+        rejections: how often something was rejected.
+        messages: how many messages applications have seen.
+    """
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+        self._scene: Scene | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._played = 0
+        self.census = Census()
+        self.rejections = self.messages = 0
+
+    def play(self, material: bytes) -> None:
+        """Play a case, and now and then look whether the scene still lives."""
+        if self._scene is None or self._played >= LIFE:
+            self.close()
+            self._begin()
+        assert self._scene is not None
+        self._played += 1
+        try:
+            self._scene.play(read(material))
+            if self._played % PROBING == 0:
+                self.probe()
+        except Found:
+            self._played = LIFE  # who knows what is left of it
+            raise
+
+    def probe(self) -> None:
+        """Look whether somebody else's messages still arrive.
+
+        Raises:
+            Found: they do not.
+        """
+        if self._scene is None:
+            self._begin()
+        assert self._scene is not None
+        self._scene.probe()
+        self.census.take(self._scene.chat)
+
+    def close(self) -> None:
+        """End the scene."""
+        scene, self._scene = self._scene, None
+        if scene is not None:
+            self.rejections += scene.rejections
+            self.messages += scene.messages
+            scene.close()
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def _begin(self) -> None:
+        memory = Path("/dev/shm")  # noqa: S108 -- a folder of its own is made in it
+        self._folder = tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None)
+        self._scene = Scene(Path(self._folder.name) / "vault", self.watch)
+        self._played = 0
+
+
+def target(name: str, stage: Stage | None = None) -> Target:
+    """The target of that name; with `stage`, on one that several share."""
+    if name in PURE:
+        return Target(name, *PURE[name])
+    watch = Watch() if stage is None else stage.watch
+    stage = Stage(watch) if stage is None else stage
+    return Target(name, STAGED[name], stage.play, watch, stage)
