@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from eph_e2ee import CatchUp, Chat
-    from tests.support.prosody import Account, Prosody
+    from tests.support.server import Account, Server
 
 __all__ = ["Device", "NewDevice", "caught_up", "ends", "ends_at", "until"]
 
@@ -34,9 +34,9 @@ class Device(Party):
 class NewDevice:
     """Makes devices; use it in an `async with`, at whose end they have left."""
 
-    def __init__(self, prosody: Prosody, account: Callable[[str], Account], folder: Path) -> None:
+    def __init__(self, server: Server, account: Callable[[str], Account], folder: Path) -> None:
         self.made: list[Device] = []
-        self._prosody = prosody
+        self._server = server
         self._account = account
         self._folder = folder
 
@@ -52,7 +52,7 @@ class NewDevice:
     ) -> Device:
         own = self._account(owner) if isinstance(owner, str) else owner.account
         folder = self._folder / f"{own.name}.{len(self.made)}.vault"
-        self.made.append(Device(own, folder, address or self._prosody.address, **options))
+        self.made.append(Device(own, folder, address or self._server.address, **options))
         return self.made[-1]
 
 

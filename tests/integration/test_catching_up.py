@@ -15,12 +15,13 @@ from eph_e2ee import Direction, Phase, Reason
 from tests.integration.devices import Device, NewDevice, caught_up
 from tests.support.chats import FENCE, NOW, bodies, fence, meet, together
 from tests.support.interference import Interference
-from tests.support.prosody import Prosody
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
+    from tests.conftest import NewServer
+    from tests.support.prosody import Prosody
     from tests.support.wire import Wire
 
 pytestmark = pytest.mark.integration
@@ -238,11 +239,11 @@ async def test_without_catching_up_the_stream_is_all_there_is(
 
 
 @pytest.fixture
-async def bare(tmp_path: Path) -> AsyncIterator[NewDevice]:
+async def bare(new_server: NewServer, tmp_path: Path) -> AsyncIterator[NewDevice]:
     """Devices on a server that has neither an archive nor carbons."""
-    with Prosody(settings={"modules_disabled": '{ "s2s", "tls", "mam", "carbons" }'}) as server:
-        async with NewDevice(server, server.register, tmp_path) as new:
-            yield new
+    server = new_server(lacking=("mam", "carbons"))
+    async with NewDevice(server, server.register, tmp_path) as new:
+        yield new
 
 
 async def test_without_an_archive_the_stream_is_enough(bare: NewDevice) -> None:

@@ -14,13 +14,11 @@ from tests.integration.devices import Device, NewDevice, caught_up
 from tests.integration.test_reconnecting import MANAGED, arrive_managed, lose, resume
 from tests.support.chats import NOW, bodies, fence, meet
 from tests.support.client import PLUGINS, Happenings, connect
-from tests.support.prosody import Prosody, _storage_name
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
-
     from eph_e2ee import Message
+    from tests.support.prosody import Prosody
+    from tests.support.server import Server
     from tests.support.wire import Wire
 
 pytestmark = pytest.mark.integration
@@ -153,23 +151,14 @@ async def published(wire: Wire, message: Message) -> None:
     await wire.from_clients.until(content.archive_id.encode())
 
 
-@pytest.fixture
-async def strict(tmp_path: Path) -> AsyncIterator[tuple[Prosody, NewDevice]]:
-    """A server whose accounts can block each other, and devices on it."""
-    with Prosody(more_modules=("blocklist",)) as server:
-        async with NewDevice(server, server.register, tmp_path) as new:
-            yield server, new
-
-
 @pytest.mark.parametrize("plugins", [PLUGINS, MANAGED], ids=["plain", "managed"])
 async def test_what_comes_back_has_failed(
-    strict: tuple[Prosody, NewDevice], plugins: tuple[str, ...]
+    device: NewDevice, server: Server, plugins: tuple[str, ...]
 ) -> None:
     """A blocked message, then one to an account that is gone; the sender's copy says so.
 
     The acknowledgement of a managed stream comes behind the error, and makes nothing good again.
     """
-    server, device = strict
     rosa, peter = device("rosa", plugins=plugins), device("peter", plugins=(*PLUGINS, "xep_0191"))
     await rosa.arrive()
     await peter.arrive()
@@ -190,8 +179,7 @@ async def test_what_comes_back_has_failed(
     await rosa.ping()
     assert (await copy_of(rosa, peter, blocked)).delivery is Delivery.SENT
     await peter.leave()
-    (account,) = server.data.rglob(f"accounts/{_storage_name(peter.account.name)}.dat")
-    account.unlink()
+    server.unregister(peter.account)
     late = await rosa.chat.send(peter.jid, "too late")
     await fails(rosa, late)
     assert (await copy_of(rosa, peter, late)).delivery is Delivery.FAILED
