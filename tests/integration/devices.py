@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from eph_e2ee.backlog import PAGE
 from tests.support.chats import NOW, Party
 from tests.support.client import Happenings
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from eph_e2ee import CatchUp, Chat
     from tests.support.server import Account, Server
 
-__all__ = ["Device", "NewDevice", "caught_up", "ends", "ends_at", "until"]
+__all__ = ["Device", "NewDevice", "caught_up", "ends", "ends_at", "page_of", "until"]
 
 SECONDS: Final = 10.0
 """The limit of every wait here; each takes milliseconds."""
@@ -54,6 +55,11 @@ class NewDevice:
         folder = self._folder / f"{own.name}.{len(self.made)}.vault"
         self.made.append(Device(own, folder, address or self._server.address, **options))
         return self.made[-1]
+
+
+def page_of(server: Server) -> int:
+    """How many results of its archive are read at once."""
+    return min(PAGE, server.PAGE)
 
 
 async def ends(device: Party, other: Party) -> list[float | None]:

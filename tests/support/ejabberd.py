@@ -75,6 +75,7 @@ class Ejabberd(Server):
     """One ejabberd; `settings` are values in YAML by name."""
 
     NAME: ClassVar[str] = "ejabberd"
+    PAGE: ClassVar[int] = 250
 
     def stop(self, *, abrupt: bool = False) -> None:
         """End the server by its process id and keep its data; blocks until it has ended.

@@ -55,6 +55,7 @@ class Prosody(Server):
     """One Prosody; `settings` are Lua source by name."""
 
     NAME: ClassVar[str] = "Prosody"
+    PAGE: ClassVar[int] = 50
 
     def register(self, name: str, password: str = PASSWORD) -> Account:
         """Create an account, running or not; the name is of lower-case letters, digits and `-`."""

@@ -83,6 +83,9 @@ class Server(ABC):
     NAME: ClassVar[str]
     """Of the make."""
 
+    PAGE: ClassVar[int]
+    """Results that an archive gives at once at most."""
+
     def __init__(
         self,
         *,
