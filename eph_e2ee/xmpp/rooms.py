@@ -51,8 +51,7 @@ class Rooms:
         affiliation = plugin.get_jid_property(JID(room), nick, "affiliation")
         return _arrival(stanza.xml, room, (str(real or ""), affiliation))
 
-    @staticmethod
-    def archived(stanza: Message, room: BareJid) -> Arrival | None:
+    def archived(self, stanza: Message, room: BareJid) -> Arrival | None:
         """The message inside a result of a room's archive; None where there is none.
 
         Rooms that show real JIDs do so in their archive as well (XEP-0313 section 6.1.2).
@@ -64,8 +63,24 @@ class Rooms:
         if xml.get("type") != "groupchat" or not xml.get("from", "").startswith(f"{room}/"):
             return None
         item = xml.find(ITEM)
-        who = ("", None) if item is None else (item.get("jid", ""), item.get("affiliation"))
+        real = "" if item is None else item.get("jid", "")
+        told = None if item is None else item.get("affiliation")
+        who = (real, told or self._affiliation(room, real))
         return _arrival(xml, room, who, result=result, delay=delay)
+
+    def _affiliation(self, room: BareJid, real: str) -> str | None:
+        """What somebody is to a room now, while he is in it.
+
+        ejabberd's archive tells who has sent a message, and not what he was then.
+        """
+        plugin: Any = self._client.plugin.get("xep_0045", None)
+        if plugin is None or not real or room not in plugin.get_joined_rooms():
+            return None
+        for nick in plugin.get_roster(JID(room)):
+            jid = plugin.get_jid_property(JID(room), nick, "jid")
+            if jid and _same_account(str(jid), real):
+                return str(plugin.get_jid_property(JID(room), nick, "affiliation"))
+        return None
 
 
 def membership(presence: Any) -> tuple[BareJid, bool] | None:
@@ -74,6 +89,13 @@ def membership(presence: Any) -> tuple[BareJid, bool] | None:
     if OURSELVES not in codes:
         return None
     return BareJid(presence["from"].bare), presence["type"] != "unavailable"
+
+
+def _same_account(one: str, other: str) -> bool:
+    try:
+        return bare(one) == bare(other)
+    except ValueError:
+        return False
 
 
 def _arrival(

@@ -233,6 +233,7 @@ async def test_without_catching_up_the_stream_is_all_there_is(
     await meet(rosa, peter)
     await rosa.leave()
     await peter.chat.send(rosa.jid, "while you were away")
+    await peter.ping()
     await rosa.arrive()
     assert (await rosa.hear()).body == "while you were away"
     assert await fence(peter, rosa) == []
@@ -258,6 +259,7 @@ async def test_without_an_archive_the_stream_is_enough(bare: NewDevice) -> None:
     await meet(rosa, peter)
     await rosa.leave()
     await peter.chat.send(rosa.jid, "while you were away", timer=HOUR)
+    await peter.ping()
     await rosa.arrive()
     heard = await rosa.read()
     assert (heard.body, heard.deadline) == ("while you were away", NOW + 3600)

@@ -57,6 +57,9 @@ filter_packet(Packet) ->
     Packet.
 
 started() ->
+    %% A server that has run for a while does not stop to read code while something is under way.
+    {ok, Modules} = application:get_key(ejabberd, modules),
+    ok = code:ensure_modules_loaded(Modules),
     [gen_server:cast(gen_mod:get_module_proc(Host, ?MODULE), started)
      || Host <- ejabberd_option:hosts()],
     ok.
