@@ -77,6 +77,7 @@ async def arrive_counting(somebody: Device) -> list[tuple[int, int]]:
     return steps
 
 
+@pytest.mark.core
 async def test_many_messages_come_in_their_order_with_few_commits(
     device: NewDevice, wire: Wire, server: Server
 ) -> None:
@@ -269,6 +270,7 @@ async def test_without_an_archive_the_stream_is_enough(bare: NewDevice) -> None:
     assert rosa.rejected.all == []
 
 
+@pytest.mark.core
 async def test_what_comes_before_we_are_available_is_not_missed(device: NewDevice) -> None:
     """F21: neither live nor stored for us: the server has seen us read the archive."""
     rosa, peter = device("rosa"), device("peter")

@@ -72,6 +72,7 @@ async def test_what_the_server_acknowledges_is_sent(device: NewDevice, wire: Wir
     assert (await peter.hear()).body == "on its way"
 
 
+@pytest.mark.core
 async def test_what_is_resumed_is_sent_once(device: NewDevice, wire: Wire) -> None:
     """F39: the line broke before the server had heard of it, or before we heard of that."""
     rosa, peter = device("rosa", address=wire.address, plugins=MANAGED), device("peter")
@@ -151,6 +152,7 @@ async def published(wire: Wire, message: Message) -> None:
     await wire.from_clients.until(content.archive_id.encode())
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("plugins", [PLUGINS, MANAGED], ids=["plain", "managed"])
 async def test_what_comes_back_has_failed(
     device: NewDevice, server: Server, plugins: tuple[str, ...]
@@ -213,6 +215,7 @@ async def test_nobody_else_says_that_it_has_failed(device: NewDevice, prosody: P
     await becomes(rosa, sent, Delivery.FAILED)
 
 
+@pytest.mark.core
 async def test_receipts_and_markers_stand_in_envelopes(device: NewDevice, wire: Wire) -> None:
     """F18: whoever asks is told of delivery and display, on each device; the wire shows nothing."""
     options: dict[str, Any] = {"address": wire.address, "receipts": True}

@@ -280,6 +280,7 @@ async def test_the_server_duplicates_with_the_same_id(
     assert {message["id"] for message in got[:3]} == {sent["id"]}
 
 
+@pytest.mark.core
 async def test_the_server_forges_drops_and_delivers(
     server: Server, pair: tuple[ClientXMPP, ClientXMPP]
 ) -> None:
@@ -301,6 +302,7 @@ async def test_the_server_forges_drops_and_delivers(
     assert (message["body"], message["from"]) == ("from nowhere", "nobody@example.net")
 
 
+@pytest.mark.core
 async def test_the_server_holds_and_releases_backwards(
     server: Server, pair: tuple[ClientXMPP, ClientXMPP]
 ) -> None:
@@ -355,6 +357,7 @@ def test_a_server_that_cannot_start_shows_its_log(make: str) -> None:
     assert not broken.folder.exists()
 
 
+@pytest.mark.core
 def test_the_server_ends_when_its_starter_is_killed(make: str) -> None:
     program = (
         "from tests.conftest import SERVERS\n"

@@ -83,6 +83,7 @@ async def room(party: NewParty, prosody: Prosody) -> tuple[str, Party, Party]:
     return jid, rosa, peter
 
 
+@pytest.mark.core
 async def test_a_room_is_a_conversation(room: tuple[str, Party, Party]) -> None:
     """The timer is everybody's, the sender an account; a reflection of ours is no news."""
     jid, rosa, peter = room
@@ -136,6 +137,7 @@ async def test_what_was_said_while_one_was_away(room: tuple[str, Party, Party]) 
     assert texts == ["before", "number 0", "number 1", "number 2"]
 
 
+@pytest.mark.core
 async def test_a_timer_that_was_set_while_one_was_away(
     room: tuple[str, Party, Party], party: NewParty
 ) -> None:
