@@ -15,9 +15,10 @@ import omemo
 import twomemo.etree
 from slixmpp import JID
 from slixmpp.exceptions import IqError, XMPPError
+from slixmpp_omemo.base_session_manager import BaseSessionManager
 from twomemo.twomemo import BundleImpl
 
-__all__ = ["Nodes"]
+__all__ = ["Nodes", "several_devices"]
 
 ANSWER: Final = 30.0
 """Seconds that the server has for an answer."""
@@ -106,3 +107,15 @@ class Nodes:
     @property
     def _pubsub(self) -> Any:
         return self._client.plugin.get("xep_0060", None)
+
+
+def several_devices(network: type[BaseSessionManager], nodes: Nodes) -> type[BaseSessionManager]:
+    """slixmpp-omemo's part of a session manager, with keys that stay beside other devices'."""
+
+    async def upload(bundle: omemo.Bundle) -> None:
+        if isinstance(bundle, BundleImpl):
+            await nodes.publish_bundle(bundle)
+        else:
+            await network._upload_bundle(bundle)  # noqa: SLF001 -- a hook, and so protected
+
+    return type("Network", (network,), {"_upload_bundle": staticmethod(upload)})

@@ -18,20 +18,18 @@ from slixmpp.plugins.base import register_plugin
 from slixmpp.plugins.xep_0380.eme import XEP_0380
 from slixmpp.stanza import Message
 from slixmpp_omemo import TrustLevel
-from slixmpp_omemo.base_session_manager import BaseSessionManager
 from slixmpp_omemo.xep_0384 import (
     OLDMEMO_DEVICE_LIST_NODE,
     TWOMEMO_DEVICE_LIST_NODE,
     _download_bundle,
     _make_session_manager,
 )
-from twomemo.twomemo import BundleImpl
 
 from eph_e2ee.model import DeviceId
 from eph_e2ee.protocol.capability import LABEL_MARKER, Answer, DeviceFacts, assess, is_marked
 from eph_e2ee.xmpp.features import Features
 from eph_e2ee.xmpp.gate import Gate
-from eph_e2ee.xmpp.nodes import Nodes
+from eph_e2ee.xmpp.nodes import Nodes, several_devices
 from eph_e2ee.xmpp.parcel import MODERN, OLD
 from eph_e2ee.xmpp.redaction import contained, withhold
 from eph_e2ee.xmpp.sce import XEP_0420
@@ -73,7 +71,6 @@ class Startup(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
             self.xmpp,
             *(f"{node}+notify" for node in (TWOMEMO_DEVICE_LIST_NODE, OLDMEMO_DEVICE_LIST_NODE)),
         )
-        self._nodes = Nodes(self.xmpp)
         self._gate: Gate | None = None
         self._sessions: Sessions | None = None
         self._running = asyncio.Event()
@@ -203,7 +200,7 @@ class Startup(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
         return sessions
 
     def _session_manager_class(self, gate: Gate, backends: list[Modern | Legacy]) -> type[Sessions]:
-        network = self._network()
+        network = several_devices(_make_session_manager(self.xmpp, self), Nodes(self.xmpp))
         made = type(
             "SessionManager",
             (Sessions, network),
@@ -216,18 +213,6 @@ class Startup(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
             },
         )
         return cast("type[Sessions]", made)
-
-    def _network(self) -> type[BaseSessionManager]:
-        """What slixmpp-omemo does over the stream, but for the keys of several devices."""
-        inherited = _make_session_manager(self.xmpp, self)
-
-        async def upload(bundle: omemo.Bundle) -> None:
-            if isinstance(bundle, BundleImpl):
-                await self._nodes.publish_bundle(bundle)
-            else:
-                await inherited._upload_bundle(bundle)  # noqa: SLF001 -- a hook, and so protected
-
-        return type("Network", (inherited,), {"_upload_bundle": staticmethod(upload)})
 
     def _legacy_bundle(
         self, bare_jid: str, device_id: int
