@@ -15,7 +15,6 @@ import omemo
 import twomemo.etree
 from slixmpp import JID
 from slixmpp.exceptions import IqError, XMPPError
-from slixmpp_omemo.base_session_manager import BaseSessionManager
 from twomemo.twomemo import BundleImpl
 
 __all__ = ["Nodes", "several_devices"]
@@ -109,7 +108,9 @@ class Nodes:
         return self._client.plugin.get("xep_0060", None)
 
 
-def several_devices(network: type[BaseSessionManager], nodes: Nodes) -> type[BaseSessionManager]:
+def several_devices(
+    network: type[omemo.SessionManager], nodes: Nodes
+) -> type[omemo.SessionManager]:
     """slixmpp-omemo's part of a session manager, with keys that stay beside other devices'."""
 
     async def upload(bundle: omemo.Bundle) -> None:
