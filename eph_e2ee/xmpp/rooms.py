@@ -89,12 +89,26 @@ class Rooms:
     def _then(self, xml: Element, room: BareJid) -> tuple[str, str | None]:
         """Who has sent an old message, and what he was then to the room."""
         item = xml.find(ITEM)
-        affiliation = None if item is None else item.get("affiliation")
-        if item is not None and item.get("jid"):
-            return item.get("jid", ""), affiliation
-        occupant = xml.find(OCCUPANT)
-        known = self._real_jid(room, None if occupant is None else occupant.get("id"))
-        return known or "", affiliation
+        told = None if item is None else item.get("affiliation")
+        real = "" if item is None else item.get("jid", "")
+        if not real:
+            occupant = xml.find(OCCUPANT)
+            real = self._real_jid(room, None if occupant is None else occupant.get("id")) or ""
+        return real, told or self._affiliation(room, real)
+
+    def _affiliation(self, room: BareJid, real: str) -> str | None:
+        """What somebody is to a room now, while he is in it.
+
+        ejabberd's archive tells who has sent a message, and not what he was then.
+        """
+        plugin: Any = self._client.plugin.get("xep_0045", None)
+        if plugin is None or not real or room not in plugin.get_joined_rooms():
+            return None
+        for nick in plugin.get_roster(JID(room)):
+            jid = plugin.get_jid_property(JID(room), nick, "jid")
+            if jid and _same_account(str(jid), real):
+                return str(plugin.get_jid_property(JID(room), nick, "affiliation"))
+        return None
 
 
 def codes_of(xml: Element) -> set[str]:
@@ -108,6 +122,13 @@ def membership(presence: Any) -> tuple[BareJid, bool] | None:
     if OURSELVES not in codes or NEW_NICK in codes:
         return None
     return BareJid(presence["from"].bare), presence["type"] != "unavailable"
+
+
+def _same_account(one: str, other: str) -> bool:
+    try:
+        return bare(one) == bare(other)
+    except ValueError:
+        return False
 
 
 def _arrival(

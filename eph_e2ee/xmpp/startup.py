@@ -31,6 +31,7 @@ from eph_e2ee.protocol.capability import LABEL_MARKER, Answer, DeviceFacts, asse
 from eph_e2ee.xmpp import published
 from eph_e2ee.xmpp.features import Features
 from eph_e2ee.xmpp.gate import Gate
+from eph_e2ee.xmpp.nodes import Nodes, several_devices
 from eph_e2ee.xmpp.parcel import MODERN, OLD
 from eph_e2ee.xmpp.proofs import READS_ENVELOPES, SENDS_TIMERS, Proofs, speaks_of_timers
 from eph_e2ee.xmpp.redaction import contained, withhold
@@ -212,7 +213,7 @@ class Startup(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
 
     def _session_manager_class(self, gate: Gate, backends: list[Modern | Legacy]) -> type[Sessions]:
         client: Any = published.CheckedClient(self.xmpp)
-        network = _make_session_manager(client, self)
+        network = several_devices(_make_session_manager(client, self), Nodes(self.xmpp))
         made = type(
             "SessionManager",
             (Sessions, network),

@@ -34,6 +34,7 @@ def messages_on(wire: Wire) -> list[bytes]:
     return MESSAGE.findall(wire.from_clients.record)
 
 
+@pytest.mark.core
 async def test_strangers_talk_in_both_directions(pair: tuple[Party, Party]) -> None:
     rosa, peter = pair
     sent = await rosa.chat.send(peter.jid, "good morning")
@@ -75,6 +76,7 @@ async def test_friends_with_bare_jids_get_device_lists(
     assert announced.search(wire.to_clients.record)
 
 
+@pytest.mark.core
 async def test_a_message_waits_for_somebody_who_is_offline(pair: tuple[Party, Party]) -> None:
     rosa, peter = pair
     await peter.leave()
@@ -104,6 +106,7 @@ async def test_who_publishes_later_is_written_to_later(
     assert bodies(await rosa.history(peter)) == ["and now?"]
 
 
+@pytest.mark.core
 async def test_rosa_and_peter(party: NewParty) -> None:
     """The seed's scenario, F22, F29: a week by configuration, five days by agreement."""
     rosa, peter = party("rosa"), party("peter", timer=timedelta(days=7))
@@ -163,6 +166,7 @@ async def test_a_change_has_no_text_and_asks_to_be_stored(party: NewParty, wire:
     assert len(messages_on(wire)) == before + 1
 
 
+@pytest.mark.core
 async def test_a_change_waits_for_somebody_who_is_offline(pair: tuple[Party, Party]) -> None:
     """F34: the hint has the server keep a change without a body."""
     rosa, peter = pair

@@ -104,6 +104,7 @@ async def test_a_timer_is_set_also_where_nobody_can_be_told(
         assert [each.get("timer") for each in stanza.xml.findall(EPHEMERAL)] == ["86400"]
 
 
+@pytest.mark.core
 async def test_an_account_with_both_kinds_of_client(party: NewParty, prosody: Prosody) -> None:
     """F31, F36: each hears it once, in what it reads; ours does not believe the clear timer."""
     rosa, peter = party("rosa", timer=WEEK), party("peter")
