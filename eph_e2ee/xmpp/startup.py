@@ -262,13 +262,22 @@ class Startup(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
         for bare in {jid.bare for jid in jids}:
             asked = self._asked.get(bare)
             if asked is None or force_download or (asked[1].done() and now - asked[0] > FRESH):
-                refresh = super().refresh_device_lists({JID(bare)}, force_download)
+                refresh = self._refresh(JID(bare), force=force_download)
                 asked = self._asked[bare] = now, asyncio.ensure_future(refresh)
             try:
                 await asyncio.shield(asked[1])
             except BaseException:
                 self._asked.pop(bare, None)
                 raise
+
+    async def _refresh(self, jid: JID, *, force: bool) -> None:
+        """Refresh as slixmpp-omemo does, and ask for the lists of whom nothing is known.
+
+        slixmpp-omemo trusts the server to send those of whoever sees our presence. ejabberd sends
+        what changes, but to a new friend not what was there before.
+        """
+        known = await self.storage.load_list(f"/devices/{jid.bare}/list", int)
+        await super().refresh_device_lists({jid}, force or not known.maybe([]))
 
     async def _subscribe(self, namespace: str, jid: JID) -> None:
         """Ask for updates of a list; a refusal is remembered by `FRESH` alone."""
