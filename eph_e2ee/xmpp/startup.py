@@ -270,15 +270,6 @@ class Startup(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
                 self._asked.pop(bare, None)
                 raise
 
-    async def _refresh(self, jid: JID, *, force: bool) -> None:
-        """Refresh as slixmpp-omemo does, and ask for the lists of whom nothing is known.
-
-        slixmpp-omemo trusts the server to send those of whoever sees our presence. ejabberd sends
-        what changes, but to a new friend not what was there before.
-        """
-        known = await self.storage.load_list(f"/devices/{jid.bare}/list", int)
-        await super().refresh_device_lists({jid}, force or not known.maybe([]))
-
     async def _subscribe(self, namespace: str, jid: JID) -> None:
         """Ask for updates of a list; a refusal is remembered by `FRESH` alone."""
         await self._change_subscription(namespace, jid, wanted=True)
@@ -298,6 +289,18 @@ class Startup(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
         # again would discard it.
         key = f"/slixmpp/subscribed/{jid.bare}/{namespace}"
         await self.gate.run(lambda: self.storage.store(key, wanted))
+
+    async def _refresh(self, jid: JID, *, force: bool) -> None:
+        """Refresh as slixmpp-omemo does, and ask for the lists of friends of whom nothing is known.
+
+        slixmpp-omemo trusts the server to send those of whoever sees our presence. ejabberd sends
+        what changes, but to a new friend not what was there before.
+        """
+        roster = self.xmpp.client_roster
+        if not force and roster.has_jid(jid) and roster[jid]["subscription"] == "both":
+            known = await self.storage.load_list(f"/devices/{jid.bare}/list", int)
+            force = not known.maybe([])
+        await super().refresh_device_lists({jid}, force)
 
     # -- what others publish -------------------------------------------------------------------
 
