@@ -278,7 +278,7 @@ class Startup(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
         for bare in {jid.bare for jid in jids}:
             asked = self._asked.get(bare)
             if asked is None or force_download or (asked[1].done() and now - asked[0] > FRESH):
-                refresh = super().refresh_device_lists({JID(bare)}, force_download)
+                refresh = self._refresh(JID(bare), force=force_download)
                 asked = self._asked[bare] = now, asyncio.ensure_future(refresh)
             try:
                 await asyncio.shield(asked[1])
@@ -312,6 +312,18 @@ class Startup(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
         # again would discard it.
         key = f"/slixmpp/subscribed/{jid.bare}/{namespace}"
         await self.gate.run(lambda: self.storage.store(key, wanted))
+
+    async def _refresh(self, jid: JID, *, force: bool) -> None:
+        """Refresh as slixmpp-omemo does, and ask for the lists of friends of whom nothing is known.
+
+        slixmpp-omemo trusts the server to send those of whoever sees our presence. ejabberd sends
+        what changes, but to a new friend not what was there before.
+        """
+        roster = self.xmpp.client_roster
+        if not force and roster.has_jid(jid) and roster[jid]["subscription"] == "both":
+            known = await self.storage.load_list(f"/devices/{jid.bare}/list", int)
+            force = not known.maybe([])
+        await super().refresh_device_lists({jid}, force)
 
     # -- what others publish -------------------------------------------------------------------
 

@@ -10,8 +10,9 @@ from xml.etree.ElementTree import Element
 import pytest
 
 from eph_e2ee import Delivery, Direction, NoEligibleDevices, Phase
-from tests.support.chats import Party, bodies, fence, meet
-from tests.support.client import connect
+from tests.support.chats import NOW, Party, bodies, fence, meet
+from tests.support.client import connect, subscribe_mutually
+from tests.support.plain_client import PlainClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,6 +75,23 @@ async def test_friends_with_bare_jids_get_device_lists(
     await peter.chat.send(rosa.jid, "hello")
     assert (await rosa.hear()).body == "hello"
     assert announced.search(wire.to_clients.record)
+
+
+@pytest.mark.core
+async def test_who_has_just_become_a_friend_is_written_to(
+    party: NewParty, account: Callable[[str], Account], prosody: Prosody
+) -> None:
+    """From then on the server sends device lists, but not each server those that are there."""
+    rosa = party("rosa")
+    await rosa.arrive()
+    peter = PlainClient(account("peter"), prosody.address, now=NOW)
+    await peter.arrive()
+    try:
+        await subscribe_mutually(rosa.client, peter.client)
+        await peter.send(rosa.jid, "hello, friend")
+        assert (await rosa.hear()).body == "hello, friend"
+    finally:
+        await peter.leave()
 
 
 @pytest.mark.core
