@@ -97,10 +97,11 @@ class Ejabberd(Server):
         """Have an account never have been; the server is running, and the account is not online."""
         self._command({"do": "unregister", "name": account.name})
 
-    def befriend(self, one: Account, other: Account) -> None:
-        """Give two accounts a mutual subscription; neither may be online, nor have a roster yet."""
-        for owner, contact in ((one, other), (other, one)):
-            self._command({"do": "befriend", "name": owner.name, "contact": contact.jid})
+    def befriend(self, one: Account, *others: Account) -> None:
+        """Give an account mutual subscriptions; nobody may be online, nor have a roster yet."""
+        for other in others:
+            for owner, contact in ((one, other), (other, one)):
+                self._command({"do": "befriend", "name": owner.name, "contact": contact.jid})
 
     def _prepare(self, port: int) -> tuple[list[str], dict[str, str]]:
         """Compile our module, write the configuration; the command, and its environment."""

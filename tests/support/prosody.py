@@ -70,11 +70,14 @@ class Prosody(Server):
         """Lose all that an account's archive holds; the server is not running."""
         self._file("archive", account.name).with_suffix(".list").unlink()
 
-    def befriend(self, one: Account, other: Account) -> None:
-        """Give two accounts a mutual subscription; neither may be online, nor have a roster yet."""
-        for owner, contact in ((one, other), (other, one)):
-            entry = f'[{json.dumps(contact.jid)}] = {{ subscription = "both"; groups = {{}}; }}'
-            roster = f"return {{ [false] = {{ version = 1 }}; {entry}; }};\n"
+    def befriend(self, one: Account, *others: Account) -> None:
+        """Give an account mutual subscriptions; nobody may be online, nor have a roster yet."""
+        for owner, contacts in ((one, others), *((other, (one,)) for other in others)):
+            entries = "".join(
+                f'[{json.dumps(contact.jid)}] = {{ subscription = "both"; groups = {{}}; }}; '
+                for contact in contacts
+            )
+            roster = f"return {{ [false] = {{ version = 1 }}; {entries}}};\n"
             self._write("roster", owner.name, roster)
 
     def _file(self, store: str, name: str) -> Path:

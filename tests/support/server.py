@@ -217,8 +217,8 @@ class Server(ABC):
         """Have an account never have been; it is not online."""
 
     @abstractmethod
-    def befriend(self, one: Account, other: Account) -> None:
-        """Give two accounts a mutual subscription; neither may be online, nor have a roster yet."""
+    def befriend(self, one: Account, *others: Account) -> None:
+        """Give an account mutual subscriptions; nobody may be online, nor have a roster yet."""
 
     def interfere(self, *rules: Interference) -> None:
         """Replace all rules; they hold for the very next message, and none means none."""
