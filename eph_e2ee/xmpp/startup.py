@@ -31,6 +31,7 @@ from eph_e2ee.protocol.capability import LABEL_MARKER, Answer, DeviceFacts, asse
 from eph_e2ee.xmpp import published
 from eph_e2ee.xmpp.features import Features
 from eph_e2ee.xmpp.gate import Gate
+from eph_e2ee.xmpp.lists import Lists
 from eph_e2ee.xmpp.nodes import Nodes, several_devices
 from eph_e2ee.xmpp.parcel import MODERN, OLD
 from eph_e2ee.xmpp.proofs import READS_ENVELOPES, SENDS_TIMERS, Proofs, speaks_of_timers
@@ -87,6 +88,7 @@ class Startup(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
         self._retry_after = FIRST_RETRY
         self._readers = Proofs(READS_ENVELOPES)
         self._timekeepers = Proofs(SENDS_TIMERS)
+        self._lists = Lists()
         self._own_device = 0
         self._archives = 0
         self._ended = False
@@ -314,16 +316,13 @@ class Startup(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
         await self.gate.run(lambda: self.storage.store(key, wanted))
 
     async def _refresh(self, jid: JID, *, force: bool) -> None:
-        """Refresh as slixmpp-omemo does, and ask for the lists of friends of whom nothing is known.
-
-        slixmpp-omemo trusts the server to send those of whoever sees our presence. ejabberd sends
-        what changes, but to a new friend not what was there before.
-        """
+        """Refresh as slixmpp-omemo does, and a friend's lists if they are in doubt: see `Lists`."""
         roster = self.xmpp.client_roster
         if not force and roster.has_jid(jid) and roster[jid]["subscription"] == "both":
-            known = await self.storage.load_list(f"/devices/{jid.bare}/list", int)
-            force = not known.maybe([])
+            force = await self._lists.are_doubtful(jid.bare, self.storage)
         await super().refresh_device_lists({jid}, force)
+        if force:
+            await self._lists.settle(jid.bare, self.storage)
 
     # -- what others publish -------------------------------------------------------------------
 

@@ -145,6 +145,24 @@ async def test_a_list_that_comes_first_makes_nobody_a_legacy_client(
     prosody.interfere()
 
 
+async def test_a_list_that_comes_first_makes_nobody_a_reader_of_envelopes(
+    party: NewParty, account: Callable[[str], Account], prosody: Prosody
+) -> None:
+    """F40: nor is a message lost on slixmpp-omemo because its omemo:2 list is there before."""
+    rosa, peters = party("rosa", timer=WEEK), account("peter")
+    prosody.befriend(rosa.account, peters)
+    prosody.interfere(Interference(having=PUBSUB_EVENT, drop=True))
+    await rosa.arrive()
+    async with unpatched(peters, prosody.address) as peter:
+        own, _ = await (await peter.plugin.get_session_manager()).get_own_device_information()
+        manager = await rosa.chat._account.omemo.get_session_manager()
+        await manager.update_device_list(MODERN, peters.jid, {own.device_id: None})
+        await rosa.chat.send(peters.jid, "in what it reads")
+        assert (await peter.hear())[1] == "in what it reads"
+        assert (await rosa.unsupported.next()).devices == {own.device_id}
+    prosody.interfere()
+
+
 async def test_an_application_may_believe_timers_in_clear(
     party: NewParty, account: Callable[[str], Account], prosody: Prosody
 ) -> None:
