@@ -20,7 +20,8 @@ from eph_e2ee import Message, NoEligibleDevices, PlainMessage
 from eph_e2ee.protocol.envelope import Finding
 from eph_e2ee.xmpp.parcel import MODERN, OLD
 from tests.integration.devices import until
-from tests.integration.meeting import PEERS, Ours, Place
+from tests.integration.makes import PEERS, Ours
+from tests.integration.meeting import Place
 from tests.integration.rooms import ROOM_PLUGINS, enter, plugin_of
 from tests.support.chats import Party
 from tests.support.client import Happenings
@@ -40,17 +41,17 @@ __all__ = ["COLUMNS", "measured", "written"]
 COLUMNS: Final = (
     "they have",
     "where",
-    "what you send",
+    "you send",
     "its timer",
-    "it disappears there",
-    "what they send",
+    "it disappears",
+    "you read",
     "its timer",
     "you are told",
 )
 
 DIRECT, ROOM = "1:1", "room"
 
-NOTHING: Final = "-"
+NOTHING: Final = "nothing"
 
 TIMER: Final = timedelta(hours=1)
 """Rosa's, in every conversation."""
@@ -58,7 +59,7 @@ TIMER: Final = timedelta(hours=1)
 THEIR_TIMER: Final = timedelta(hours=2)
 """What everybody else prefers."""
 
-WAYS: Final = {MODERN: "envelope", OLD: "legacy OMEMO", "": "**in clear**"}
+WAYS: Final = {MODERN: "envelope", OLD: "legacy OMEMO", "": "clear text"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ class Rosa:
         told = [f"`ephemeral_unsupported`: `{name}`" for name in sorted(names)]
         told += ["`ephemeral_skipped`"] * bool(skipped)
         told += [f"`{error}`" for where, error in self.errors if where == place.ours]
-        return ", ".join(told)
+        return ", ".join(told) or NOTHING
 
     async def knows(self, peer: Peer) -> None:
         """Wait until slixmpp has looked up what his client says of itself."""
@@ -147,25 +148,38 @@ class Meetings:
         self._peers = peers
         self._server = server
 
+    @property
+    def texts(self) -> list[str]:
+        """All that Rosa has written, or tried to."""
+        return self._rosa.texts
+
     async def rows(self) -> list[Row]:
-        """All of the table: two for everybody, or one where both are the same."""
+        """All of the table: two for each of them."""
         return [row for peer in self._peers for row in await self._with(peer)]
 
     async def _with(self, peer: Peer) -> list[Row]:
+        """At both places hers is the first word; he has said nothing that she could know him by."""
         rosa = self._rosa.party
         await self._rosa.knows(peer)
         direct = Place(peer.jid, rosa.jid, frozenset({rosa.jid}))
-        room = await self._room(peer)
-        halves = [await self._talk(peer, place) for place in (direct, room)]
-        places = zip((direct, room), halves, strict=True)
-        return [await self._later(peer, place, *half) for place, half in places]
-
-    async def _later(self, peer: Peer, place: Place, heard: Heard | None, row: Row) -> Row:
-        """The row to its end: whether the message has gone with its timer."""
-        if heard is None:
-            return row
-        kept = await peer.keeps(heard, place, int(TIMER.total_seconds()) + 1)
-        return replace(row, disappears="no" if kept else "yes")
+        places = (direct, await self._room(peer))
+        heard = [await self._send(peer, place) for place in places]
+        read = [await self._listen(peer, place) for place in places]
+        rows = []
+        for place, said, cells in zip(places, heard, read, strict=True):
+            rows.append(
+                Row(
+                    make=peer.MAKE,
+                    where=ROOM if place.kind == "groupchat" else DIRECT,
+                    sent=NOTHING if said is None else WAYS[said.namespace],
+                    timer="" if said is None else _place_of(said),
+                    disappears="" if said is None else await _disappears(peer, said, place),
+                    read=cells[0],
+                    their_timer=cells[1],
+                    told=self._rosa.told(place, peer),
+                )
+            )
+        return rows
 
     async def _room(self, peer: Peer) -> Place:
         """A new room of its members: Rosa's, with Anna and him in it."""
@@ -177,26 +191,14 @@ class Meetings:
             await each.enter(jid)
         return Place(jid, jid, frozenset({rosa.jid, anna.jid}))
 
-    async def _talk(self, peer: Peer, place: Place) -> tuple[Heard | None, Row]:
-        """A message each way, hers first: what he has heard, and the row but for its end."""
+    async def _send(self, peer: Peer, place: Place) -> Heard | None:
+        """Her message: what he has heard of it, if it is for him."""
         text, everybody = await self._rosa.send(place)
         heard = await peer.hear(place) if everybody else None
         assert heard is None or heard.text == text
         if place.kind == "groupchat":
             assert (await self._anna.hear(place)).text == text
-        told = self._rosa.told(place, peer)
-        read, counts = await self._listen(peer, place)
-        row = Row(
-            make=peer.MAKE,
-            where=ROOM if place.kind == "groupchat" else DIRECT,
-            sent=NOTHING if heard is None else WAYS[heard.namespace],
-            timer=NOTHING if heard is None else _place_of(heard),
-            disappears=NOTHING,
-            read=read,
-            their_timer=counts,
-            told=told or NOTHING,
-        )
-        return heard, row
+        return heard
 
     async def _listen(self, peer: Peer, place: Place) -> tuple[str, str]:
         """His message: in what it came, and what its timer counts."""
@@ -208,13 +210,13 @@ class Meetings:
         if isinstance(message, PlainMessage):
             assert message.timer == THEIR_TIMER.total_seconds()
             assert timer == TIMER
-            return "**in clear**, told apart", "told, not believed"
+            return f"{WAYS['']}, told apart", "told, not believed"
         assert isinstance(message, Message)
         assert message.timer == THEIR_TIMER
         if place.kind == "groupchat":
             assert (await self._anna.hear(place)).text == text
         assert (Finding.CLEAR_TIMER in message.findings) == (timer == TIMER)
-        counts = "the conversation's" if timer == THEIR_TIMER else "for its message alone"
+        counts = "the conversation's" if timer == THEIR_TIMER else "its message's alone"
         return WAYS[message.encrypted_with or ""], counts
 
 
@@ -228,8 +230,9 @@ async def measured(server: Server, account: Callable[[str], Account], folder: Pa
     """
     async with Wire(server.port) as wire, _everybody(server, account, folder, wire) as meetings:
         rows = await meetings.rows()
-        for text in meetings._rosa.texts:
-            assert text.encode() not in wire.from_clients.record
+        gone = wire.from_clients.record
+        assert MODERN.encode() in gone
+        assert not [text for text in meetings.texts if text.encode() in gone]
     return rows
 
 
@@ -253,6 +256,11 @@ async def _everybody(
         yield Meetings(rosa, anna, peers, server)
 
 
+async def _disappears(peer: Peer, heard: Heard, place: Place) -> str:
+    """Whether a message has gone from where it was read, once its timer has run."""
+    return "no" if await peer.keeps(heard, place, int(TIMER.total_seconds()) + 1) else "yes"
+
+
 def _place_of(heard: Heard) -> str:
     """Where a message's timer stood."""
     found = {"inside": heard.inside, "in clear": heard.clear}
@@ -262,9 +270,15 @@ def _place_of(heard: Heard) -> str:
 
 
 def written(rows: list[Row]) -> list[str]:
-    """The lines of the table in Markdown."""
-    lines = [COLUMNS, ("---",) * len(COLUMNS), *(astuple(row) for row in rows)]
-    return [f"| {' | '.join(cells)} |" for cells in lines]
+    """The lines of the table in Markdown; what is the same at both places stands once."""
+    lines: list[Row] = []
+    for row in rows:
+        if lines and replace(lines[-1], where=row.where) == row:
+            lines[-1] = replace(row, where=f"{lines[-1].where}, {row.where}")
+        else:
+            lines.append(row)
+    cells = [COLUMNS, ("---",) * len(COLUMNS), *(astuple(line) for line in lines)]
+    return [f"| {' | '.join(each)} |" for each in cells]
 
 
 def main() -> None:
