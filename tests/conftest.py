@@ -1,14 +1,20 @@
-"""Fixtures for every test: the throwaway server, its accounts, clients and the wire."""
+"""Fixtures for every test: the throwaway server, its accounts, clients and the wire.
+
+Tests run with Prosody, and those marked `core` with ejabberd as well; `--server` names the one
+server for all of them. Tests marked `prosody` then run with no other.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import pytest
 
 from tests.support import client as clients
-from tests.support.prosody import Account, Prosody
+from tests.support.ejabberd import Ejabberd
+from tests.support.prosody import Prosody
 from tests.support.wire import Wire
 
 if TYPE_CHECKING:
@@ -16,12 +22,36 @@ if TYPE_CHECKING:
 
     from slixmpp import ClientXMPP
 
+    from tests.support.server import Account, Server
+
+SERVERS: Final[dict[str, type[Server]]] = {"prosody": Prosody, "ejabberd": Ejabberd}
+
 _numbers = itertools.count(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--full`: the tests that try everything try all of it, instead of a fair sample."""
+    """Add `--full`, for the tests that try everything, and `--server`."""
     parser.addoption("--full", action="store_true", help="run the long tests at full length")
+    parser.addoption(
+        "--server", choices=list(SERVERS), help="the server of all tests (default: prosody)"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the core scenarios on every server, unless one is chosen."""
+    chosen = metafunc.config.getoption("--server")
+    core = any(metafunc.definition.iter_markers("core"))
+    if core and chosen is None and "make" in metafunc.fixturenames:
+        metafunc.parametrize("make", list(SERVERS), scope="session")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what only Prosody does."""
+    chosen = item.config.getoption("--server") or "prosody"
+    for mark in item.iter_markers("prosody"):
+        if chosen != "prosody":
+            (reason,) = mark.args
+            pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
@@ -40,28 +70,75 @@ class NewClient(Protocol):
         ...
 
 
+class NewServer(Protocol):
+    """Makes a server that has ended by the end of all tests."""
+
+    def __call__(self, **options: Any) -> Server:
+        """Return a server that runs; the options are those of `Server`."""
+        ...
+
+
 @pytest.fixture(scope="session")
-def prosody_process() -> Iterator[Prosody]:
+def make(request: pytest.FixtureRequest) -> str:
+    """Which server it is."""
+    return request.config.getoption("--server") or "prosody"
+
+
+@pytest.fixture
+def new_server(make: str) -> Iterator[NewServer]:
+    """Start further servers; without one the test fails, it does not skip."""
+    with contextlib.ExitStack() as running:
+
+        def new(**options: Any) -> Server:
+            return running.enter_context(SERVERS[make](**options))
+
+        yield new
+
+
+@pytest.fixture(scope="session")
+def _processes() -> Iterator[dict[str, Server]]:
+    """One of each kind that was wanted, for all tests."""
+    started: dict[str, Server] = {}
+    yield started
+    for each in started.values():
+        each.close()
+
+
+@pytest.fixture(scope="session")
+def server_process(make: str, _processes: dict[str, Server]) -> Server:
     """One server for all tests; without it they fail, they do not skip."""
-    with Prosody() as server:
-        yield server
+    if make not in _processes:
+        _processes[make] = SERVERS[make]()
+    return _processes[make].start()
 
 
 @pytest.fixture
-def prosody(prosody_process: Prosody) -> Iterator[Prosody]:
+def server(server_process: Server) -> Iterator[Server]:
     """The server, running and doing no harm to any message."""
-    yield prosody_process.start()
-    if prosody_process.running:
-        prosody_process.interfere()
-        prosody_process.discard()
+    yield server_process.start()
+    if server_process.running:
+        server_process.interfere()
+        server_process.discard()
+
+
+@pytest.fixture(scope="session")
+def prosody_process(server_process: Server) -> Server:
+    """The server by the name that it had when it was always a Prosody."""
+    return server_process
 
 
 @pytest.fixture
-def account(prosody: Prosody) -> Callable[[str], Account]:
+def prosody(server: Server) -> Server:
+    """The server by the name that it had when it was always a Prosody."""
+    return server
+
+
+@pytest.fixture
+def account(server: Server) -> Callable[[str], Account]:
     """Make an account whose JID no other test has."""
 
     def new(name: str) -> Account:
-        return prosody.register(f"{name}-{next(_numbers)}")
+        return server.register(f"{name}-{next(_numbers)}")
 
     return new
 
@@ -83,7 +160,7 @@ async def client() -> AsyncIterator[NewClient]:
 
 
 @pytest.fixture
-async def wire(prosody: Prosody) -> AsyncIterator[Wire]:
+async def wire(server: Server) -> AsyncIterator[Wire]:
     """The recorded wire in front of the server."""
-    async with Wire(prosody.port) as between:
+    async with Wire(server.port) as between:
         yield between

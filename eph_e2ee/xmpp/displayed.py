@@ -15,6 +15,7 @@ from slixmpp.xmlstream.matcher import MatchXPath
 
 from eph_e2ee.model import BareJid
 from eph_e2ee.xmpp.features import Features
+from eph_e2ee.xmpp.nodes import Nodes
 from eph_e2ee.xmpp.stanzas import STANZA_ID, bare
 
 __all__ = ["NODE", "Displayed"]
@@ -30,7 +31,6 @@ ANSWER: Final = 30.0
 """Seconds that the server has for an answer."""
 
 OPTIONS: Final = {
-    "FORM_TYPE": "http://jabber.org/protocol/pubsub#publish-options",
     "pubsub#persist_items": "true",
     "pubsub#max_items": "max",
     "pubsub#send_last_published_item": "never",
@@ -52,6 +52,7 @@ class Displayed:
         self._client = client
         self._own = own
         self._features = Features(client, f"{NODE}+notify")
+        self._nodes = Nodes(client)
         self._told: Told = lambda _conversation, _archive_id: None
 
     def listen(self, told: Told) -> None:
@@ -71,16 +72,8 @@ class Displayed:
         """Say that a conversation was read up to a message; whether the server took it."""
         payload = Element(DISPLAYED)
         SubElement(payload, STANZA_ID, {"id": archive_id, "by": self._own()})
-        pubsub: Any = self._client.plugin.get("xep_0060", None)
-        forms: Any = self._client.plugin.get("xep_0004", None)
-        form = forms.make_form(ftype="submit")
-        for name, value in OPTIONS.items():
-            kind = "hidden" if name == "FORM_TYPE" else None
-            form.add_field(var=name, ftype=kind, value=value)
         try:
-            await pubsub.publish(
-                None, NODE, id=conversation, payload=payload, options=form, timeout=ANSWER
-            )
+            await self._nodes.publish(NODE, conversation, payload, OPTIONS)
         except XMPPError:
             return False
         return True

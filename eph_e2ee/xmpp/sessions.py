@@ -137,10 +137,16 @@ class Sessions(Trusting):
     async def update_device_list(
         self, namespace: str, bare_jid: str, device_list: DeviceList
     ) -> None:
-        """Take a list in as python-omemo does, within bounds: see `published.bounded`."""
+        """Take a list in as python-omemo does, within bounds: see `published.bounded`.
+
+        slixmpp-omemo asks for lists of both kinds also after one was purged; they mean nothing.
+        """
         kept = self.own_device if bare_jid == self.own_bare_jid else None
         listed = published.bounded(device_list, kept)
-        await super().update_device_list(namespace, bare_jid, listed)
+        try:
+            await super().update_device_list(namespace, bare_jid, listed)
+        except omemo.UnknownNamespace:
+            return
         await published.forget_unlisted(self.gate.storage, bare_jid, kept)
 
     refresh_device_list = _alone(BaseSessionManager.refresh_device_list)

@@ -29,6 +29,8 @@ from eph_e2ee.protocol.capability import LABEL_MARKER
 from eph_e2ee.xmpp import published
 from eph_e2ee.xmpp.features import Features
 from eph_e2ee.xmpp.gate import Gate
+from eph_e2ee.xmpp.lists import Lists
+from eph_e2ee.xmpp.nodes import Nodes, several_devices
 from eph_e2ee.xmpp.parcel import MODERN, OLD
 from eph_e2ee.xmpp.redaction import contained, withhold
 from eph_e2ee.xmpp.routing import Routing
@@ -83,6 +85,7 @@ class Startup(Routing, metaclass=ABCMeta):
         self._shutdown: asyncio.Task[None] | None = None
         self._asked: dict[str, tuple[float, asyncio.Task[None]]] = {}
         self._retry_after = FIRST_RETRY
+        self._lists = Lists()
         self._own_device = 0
         self._archives = 0
         self._ended = False
@@ -211,7 +214,7 @@ class Startup(Routing, metaclass=ABCMeta):
 
     def _session_manager_class(self, gate: Gate, backends: list[Modern | Legacy]) -> type[Sessions]:
         client: Any = published.CheckedClient(self.xmpp)
-        network = _make_session_manager(client, self)
+        network = several_devices(_make_session_manager(client, self), Nodes(self.xmpp))
         made = type(
             "SessionManager",
             (Sessions, network),
@@ -276,7 +279,7 @@ class Startup(Routing, metaclass=ABCMeta):
         for bare in {jid.bare for jid in jids}:
             asked = self._asked.get(bare)
             if asked is None or force_download or (asked[1].done() and now - asked[0] > FRESH):
-                refresh = super().refresh_device_lists({JID(bare)}, force_download)
+                refresh = self._refresh(JID(bare), force=force_download)
                 asked = self._asked[bare] = now, asyncio.ensure_future(refresh)
             try:
                 await asyncio.shield(asked[1])
@@ -316,6 +319,15 @@ class Startup(Routing, metaclass=ABCMeta):
         # again would discard it.
         key = f"/slixmpp/subscribed/{jid.bare}/{namespace}"
         await self.gate.run(lambda: self.storage.store(key, wanted))
+
+    async def _refresh(self, jid: JID, *, force: bool) -> None:
+        """Refresh as slixmpp-omemo does, and a friend's lists if they are in doubt: see `Lists`."""
+        roster = self.xmpp.client_roster
+        if not force and roster.has_jid(jid) and roster[jid]["subscription"] == "both":
+            force = await self._lists.are_doubtful(jid.bare, self.storage)
+        await super().refresh_device_lists({jid}, force)
+        if force:
+            await self._lists.settle(jid.bare, self.storage)
 
     # -- what others publish -------------------------------------------------------------------
 

@@ -55,7 +55,7 @@ async def play(folder: Path, screen: Screen, pace: Pace) -> Evidence:
 
     Raises:
         StageError: it did not go as it should.
-        ProsodyError: the server could not be started.
+        ServerError: the server could not be started.
     """
     server = Prosody()
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from eph_e2ee.backlog import PAGE
 from tests.support.chats import NOW, Party
 from tests.support.client import Happenings
 
@@ -13,9 +14,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from eph_e2ee import CatchUp, Chat
-    from tests.support.prosody import Account, Prosody
+    from tests.support.server import Account, Server
 
-__all__ = ["Device", "NewDevice", "caught_up", "ends", "ends_at", "until"]
+__all__ = ["Device", "NewDevice", "caught_up", "ends", "ends_at", "page_of", "until"]
 
 SECONDS: Final = 10.0
 """The limit of every wait here; each takes milliseconds."""
@@ -34,9 +35,9 @@ class Device(Party):
 class NewDevice:
     """Makes devices; use it in an `async with`, at whose end they have left."""
 
-    def __init__(self, prosody: Prosody, account: Callable[[str], Account], folder: Path) -> None:
+    def __init__(self, server: Server, account: Callable[[str], Account], folder: Path) -> None:
         self.made: list[Device] = []
-        self._prosody = prosody
+        self._server = server
         self._account = account
         self._folder = folder
 
@@ -52,8 +53,13 @@ class NewDevice:
     ) -> Device:
         own = self._account(owner) if isinstance(owner, str) else owner.account
         folder = self._folder / f"{own.name}.{len(self.made)}.vault"
-        self.made.append(Device(own, folder, address or self._prosody.address, **options))
+        self.made.append(Device(own, folder, address or self._server.address, **options))
         return self.made[-1]
+
+
+def page_of(server: Server) -> int:
+    """How many results of its archive are read at once."""
+    return min(PAGE, server.PAGE)
 
 
 async def ends(device: Party, other: Party) -> list[float | None]:

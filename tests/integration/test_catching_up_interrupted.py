@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.integration.devices import Device, NewDevice, caught_up
+from tests.integration.devices import Device, NewDevice, caught_up, page_of
 from tests.integration.test_reconnecting import MANAGED
 from tests.support.chats import FENCE, bodies, fence, meet, together
 from tests.support.client import PLUGINS, Happenings, connect
 from tests.support.clock import ManualSource
-from tests.support.prosody import _storage_name
 
 if TYPE_CHECKING:
     from tests.support.prosody import Prosody
+    from tests.support.server import Server
     from tests.support.wire import Wire
 
 pytestmark = pytest.mark.integration
@@ -29,7 +29,8 @@ SECONDS = 20.0
 QUERY = re.compile(rb"<query xmlns=.urn:xmpp:mam:2.*?</query>", re.DOTALL)
 AFTER = re.compile(rb"<after>([^<]*)</after>")
 LAST = re.compile(rb"<last>([^<]*)</last>")
-MANY, FEW = 170, 70
+REST = 20
+"""Messages of the last page."""
 
 
 def asked_after(wire: Wire, start: int = 0) -> list[bytes]:
@@ -81,7 +82,7 @@ async def killed_after(somebody: Device, pages: int) -> None:
 
 
 async def test_what_was_read_before_a_cut_and_a_crash_is_not_read_again(
-    device: NewDevice, wire: Wire
+    device: NewDevice, wire: Wire, server: Server
 ) -> None:
     """F36, F43: cut after a page, killed after another one; told at the end, all of it, once."""
     rosa, peter = device("rosa", address=wire.address), device("peter")
@@ -89,7 +90,7 @@ async def test_what_was_read_before_a_cut_and_a_crash_is_not_read_again(
     await peter.arrive()
     await meet(rosa, peter)
     await rosa.leave()
-    texts = [f"number {number}" for number in range(MANY)]
+    texts = [f"number {number}" for number in range(3 * page_of(server) + REST)]
     await together(*(peter.chat.send(rosa.jid, text) for text in texts))
     await peter.ping()
 
@@ -103,7 +104,7 @@ async def test_what_was_read_before_a_cut_and_a_crash_is_not_read_again(
     await rosa.leave()
     wire.resume()
     await wire.restore()
-    assert 0 < first.stored < MANY
+    assert 0 < first.stored < len(texts)
     assert rosa.messages.all == []
     assert not any(report.complete for report in rosa.progress.all)
 
@@ -118,7 +119,7 @@ async def test_what_was_read_before_a_cut_and_a_crash_is_not_read_again(
     await rosa.arrive()
     report = await caught_up(rosa)
     assert report.complete
-    assert 0 < report.stored < MANY - first.stored
+    assert 0 < report.stored < len(texts) - first.stored
     assert asked_after(wire, place)[0] not in (b"", after_the_cut)
     assert [(await rosa.hear()).body for _ in texts] == texts
     assert await fence(peter, rosa) == []
@@ -128,7 +129,7 @@ async def test_what_was_read_before_a_cut_and_a_crash_is_not_read_again(
 
 @pytest.mark.parametrize("plugins", [PLUGINS, MANAGED], ids=["begun anew", "resumed"])
 async def test_a_line_that_breaks_meanwhile_and_comes_back_costs_nothing(
-    device: NewDevice, wire: Wire, plugins: tuple[str, ...]
+    device: NewDevice, wire: Wire, server: Server, plugins: tuple[str, ...]
 ) -> None:
     """F36, F43: the same client goes on, in a session that is a new one or the old one."""
     rosa, peter = device("rosa", address=wire.address, plugins=plugins), device("peter")
@@ -136,14 +137,14 @@ async def test_a_line_that_breaks_meanwhile_and_comes_back_costs_nothing(
     await peter.arrive()
     await meet(rosa, peter)
     await rosa.leave()
-    texts = [f"number {number}" for number in range(FEW)]
+    texts = [f"number {number}" for number in range(page_of(server) + REST)]
     await together(*(peter.chat.send(rosa.jid, text) for text in texts))
     await peter.ping()
     rosa.attach()
     rosa.client.add_event_handler("ephemeral_catch_up", lambda _: wire.pause(), disposable=True)
     with Happenings(rosa.client, "disconnected") as lost:
         await connect(rosa.client, rosa.address)
-        assert 0 < (await rosa.progress.next()).stored < FEW
+        assert 0 < (await rosa.progress.next()).stored < len(texts)
         await wire.break_down()
         await lost.next()
     assert rosa.messages.all == []
@@ -158,6 +159,7 @@ async def test_a_line_that_breaks_meanwhile_and_comes_back_costs_nothing(
     assert rosa.rejected.all == []
 
 
+@pytest.mark.prosody("ejabberd's ids are times: every place is one to go on from")
 async def test_an_archive_that_has_forgotten_the_place_is_read_from_before_it(
     device: NewDevice, wire: Wire, prosody: Prosody
 ) -> None:
@@ -170,8 +172,7 @@ async def test_an_archive_that_has_forgotten_the_place_is_read_from_before_it(
     await rosa.leave()
     await peter.leave()
     await asyncio.to_thread(prosody.stop)
-    (archive,) = prosody.data.rglob(f"archive/{_storage_name(rosa.account.name)}.list")
-    archive.unlink()
+    prosody.forget_archive(rosa.account)
     await asyncio.to_thread(prosody.start)
     await peter.arrive()
     for text in ("first", "second"):

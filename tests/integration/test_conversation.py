@@ -10,8 +10,9 @@ from xml.etree.ElementTree import Element
 import pytest
 
 from eph_e2ee import Delivery, Direction, NoEligibleDevices, Phase
-from tests.support.chats import Party, bodies, fence, meet
-from tests.support.client import connect
+from tests.support.chats import NOW, Party, bodies, fence, meet
+from tests.support.client import connect, subscribe_mutually
+from tests.support.plain_client import PlainClient
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +35,7 @@ def messages_on(wire: Wire) -> list[bytes]:
     return MESSAGE.findall(wire.from_clients.record)
 
 
+@pytest.mark.core
 async def test_strangers_talk_in_both_directions(pair: tuple[Party, Party]) -> None:
     rosa, peter = pair
     sent = await rosa.chat.send(peter.jid, "good morning")
@@ -75,6 +77,24 @@ async def test_friends_with_bare_jids_get_device_lists(
     assert announced.search(wire.to_clients.record)
 
 
+@pytest.mark.core
+async def test_who_has_just_become_a_friend_is_written_to(
+    party: NewParty, account: Callable[[str], Account], prosody: Prosody
+) -> None:
+    """From then on the server sends device lists, but not each server those that are there."""
+    rosa = party("rosa")
+    await rosa.arrive()
+    peter = PlainClient(account("peter"), prosody.address, now=NOW)
+    await peter.arrive()
+    try:
+        await subscribe_mutually(rosa.client, peter.client)
+        await peter.send(rosa.jid, "hello, friend")
+        assert (await rosa.hear()).body == "hello, friend"
+    finally:
+        await peter.leave()
+
+
+@pytest.mark.core
 async def test_a_message_waits_for_somebody_who_is_offline(pair: tuple[Party, Party]) -> None:
     rosa, peter = pair
     await peter.leave()
@@ -104,6 +124,7 @@ async def test_who_publishes_later_is_written_to_later(
     assert bodies(await rosa.history(peter)) == ["and now?"]
 
 
+@pytest.mark.core
 async def test_rosa_and_peter(party: NewParty) -> None:
     """The seed's scenario, F22, F29: a week by configuration, five days by agreement."""
     rosa, peter = party("rosa"), party("peter", timer=timedelta(days=7))
@@ -163,6 +184,7 @@ async def test_a_change_has_no_text_and_asks_to_be_stored(party: NewParty, wire:
     assert len(messages_on(wire)) == before + 1
 
 
+@pytest.mark.core
 async def test_a_change_waits_for_somebody_who_is_offline(pair: tuple[Party, Party]) -> None:
     """F34: the hint has the server keep a change without a body."""
     rosa, peter = pair

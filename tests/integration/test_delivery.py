@@ -14,13 +14,11 @@ from tests.integration.devices import Device, NewDevice, caught_up
 from tests.integration.test_reconnecting import MANAGED, arrive_managed, lose, resume
 from tests.support.chats import NOW, bodies, fence, meet
 from tests.support.client import PLUGINS, Happenings, connect
-from tests.support.prosody import Prosody, _storage_name
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
-
     from eph_e2ee import Message
+    from tests.support.prosody import Prosody
+    from tests.support.server import Server
     from tests.support.wire import Wire
 
 pytestmark = pytest.mark.integration
@@ -74,6 +72,7 @@ async def test_what_the_server_acknowledges_is_sent(device: NewDevice, wire: Wir
     assert (await peter.hear()).body == "on its way"
 
 
+@pytest.mark.core
 async def test_what_is_resumed_is_sent_once(device: NewDevice, wire: Wire) -> None:
     """F39: the line broke before the server had heard of it, or before we heard of that."""
     rosa, peter = device("rosa", address=wire.address, plugins=MANAGED), device("peter")
@@ -153,23 +152,15 @@ async def published(wire: Wire, message: Message) -> None:
     await wire.from_clients.until(content.archive_id.encode())
 
 
-@pytest.fixture
-async def strict(tmp_path: Path) -> AsyncIterator[tuple[Prosody, NewDevice]]:
-    """A server whose accounts can block each other, and devices on it."""
-    with Prosody(more_modules=("blocklist",)) as server:
-        async with NewDevice(server, server.register, tmp_path) as new:
-            yield server, new
-
-
+@pytest.mark.core
 @pytest.mark.parametrize("plugins", [PLUGINS, MANAGED], ids=["plain", "managed"])
 async def test_what_comes_back_has_failed(
-    strict: tuple[Prosody, NewDevice], plugins: tuple[str, ...]
+    device: NewDevice, server: Server, plugins: tuple[str, ...]
 ) -> None:
     """A blocked message, then one to an account that is gone; the sender's copy says so.
 
     The acknowledgement of a managed stream comes behind the error, and makes nothing good again.
     """
-    server, device = strict
     rosa, peter = device("rosa", plugins=plugins), device("peter", plugins=(*PLUGINS, "xep_0191"))
     await rosa.arrive()
     await peter.arrive()
@@ -190,8 +181,7 @@ async def test_what_comes_back_has_failed(
     await rosa.ping()
     assert (await copy_of(rosa, peter, blocked)).delivery is Delivery.SENT
     await peter.leave()
-    (account,) = server.data.rglob(f"accounts/{_storage_name(peter.account.name)}.dat")
-    account.unlink()
+    server.unregister(peter.account)
     late = await rosa.chat.send(peter.jid, "too late")
     await fails(rosa, late)
     assert (await copy_of(rosa, peter, late)).delivery is Delivery.FAILED
@@ -225,6 +215,7 @@ async def test_nobody_else_says_that_it_has_failed(device: NewDevice, prosody: P
     await becomes(rosa, sent, Delivery.FAILED)
 
 
+@pytest.mark.core
 async def test_receipts_and_markers_stand_in_envelopes(device: NewDevice, wire: Wire) -> None:
     """F18: whoever asks is told of delivery and display, on each device; the wire shows nothing."""
     options: dict[str, Any] = {"address": wire.address, "receipts": True}

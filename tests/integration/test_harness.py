@@ -16,6 +16,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from slixmpp import JID
 
+from tests.conftest import SERVERS
 from tests.support.client import (
     PLUGINS,
     ConnectionFailed,
@@ -26,7 +27,7 @@ from tests.support.client import (
     subscribe_mutually,
 )
 from tests.support.interference import Interference
-from tests.support.prosody import Account, Prosody, ProsodyError
+from tests.support.server import Account, Server, ServerError
 from tests.support.wire import Wire
 
 if TYPE_CHECKING:
@@ -45,12 +46,12 @@ OUTER_TIMER = f"<ephemeral xmlns='{EPHEMERAL}' timer='1'/>"
 
 @pytest.fixture
 async def pair(
-    prosody: Prosody, account: Callable[[str], Account], client: NewClient
+    server: Server, account: Callable[[str], Account], client: NewClient
 ) -> tuple[ClientXMPP, ClientXMPP]:
     """Two clients of two strangers, both online."""
     rosa, peter = client(account("rosa")), client(account("peter"))
-    await connect(rosa, prosody.address)
-    await connect(peter, prosody.address)
+    await connect(rosa, server.address)
+    await connect(peter, server.address)
     return rosa, peter
 
 
@@ -94,41 +95,41 @@ async def test_two_strangers_subscribe_mutually(pair: tuple[ClientXMPP, ClientXM
 
 
 async def test_befriended_accounts_see_each_other_at_once(
-    prosody: Prosody, account: Callable[[str], Account], client: NewClient
+    server: Server, account: Callable[[str], Account], client: NewClient
 ) -> None:
     one, other = account("rosa"), account("peter")
-    prosody.befriend(one, other)
+    server.befriend(one, other)
     rosa, peter = client(one), client(other)
-    await connect(rosa, prosody.address)
+    await connect(rosa, server.address)
     with Happenings(
         rosa, "presence_available", wanted=lambda presence: presence["from"].bare == other.jid
     ) as seen:
-        await connect(peter, prosody.address)
+        await connect(peter, server.address)
         assert (await seen.next())["from"] == peter.boundjid
     assert peter.client_roster[one.jid]["subscription"] == "both"
 
 
 async def test_an_offline_message_is_kept_and_delivered(
-    prosody: Prosody, account: Callable[[str], Account], client: NewClient
+    server: Server, account: Callable[[str], Account], client: NewClient
 ) -> None:
     rosa, peter = client(account("rosa")), client(account("peter"))
-    await connect(rosa, prosody.address)
+    await connect(rosa, server.address)
     say(rosa, peter, "for later")
     await ping(rosa)
     with Happenings(peter, "message") as arrived:
-        await connect(peter, prosody.address)
+        await connect(peter, server.address)
         message = await arrived.next()
     assert message["body"] == "for later"
     assert message.xml.find("{urn:xmpp:delay}delay") is not None
 
 
 async def test_the_archive_returns_the_message(
-    prosody: Prosody, account: Callable[[str], Account], client: NewClient
+    server: Server, account: Callable[[str], Account], client: NewClient
 ) -> None:
     rosa = client(account("rosa"))
     peter = client(account("peter"), plugins=(*PLUGINS, "xep_0313"))
-    await connect(rosa, prosody.address)
-    await connect(peter, prosody.address)
+    await connect(rosa, server.address)
+    await connect(peter, server.address)
     with Happenings(peter, "message") as arrived:
         say(rosa, peter, "archived")
         await arrived.next()
@@ -142,11 +143,11 @@ def texts(stanza: Any) -> list[str | None]:
 
 
 async def test_a_cut_session_is_resumed_and_loses_nothing(
-    prosody: Prosody, wire: Wire, account: Callable[[str], Account], client: NewClient
+    server: Server, wire: Wire, account: Callable[[str], Account], client: NewClient
 ) -> None:
     rosa = client(account("rosa"))
     peter = client(account("peter"), plugins=(*PLUGINS, "xep_0198"))
-    await connect(rosa, prosody.address)
+    await connect(rosa, server.address)
     with Happenings(peter, "sm_enabled") as managed:
         await connect(peter, wire.address)
         await managed.next()
@@ -203,10 +204,10 @@ async def test_the_wire_replaces_across_chunks() -> None:
 
 
 async def test_a_paused_wire_holds_and_an_injected_stanza_arrives(
-    prosody: Prosody, wire: Wire, account: Callable[[str], Account], client: NewClient
+    server: Server, wire: Wire, account: Callable[[str], Account], client: NewClient
 ) -> None:
     rosa, peter = client(account("rosa")), client(account("peter"))
-    await connect(rosa, prosody.address)
+    await connect(rosa, server.address)
     await connect(peter, wire.address)
     with Happenings(peter, "message") as arrived:
         wire.pause()
@@ -229,13 +230,13 @@ async def test_a_paused_wire_holds_and_an_injected_stanza_arrives(
 
 
 async def test_the_server_puts_an_outer_timer_on_one_message(
-    prosody: Prosody, pair: tuple[ClientXMPP, ClientXMPP]
+    server: Server, pair: tuple[ClientXMPP, ClientXMPP]
 ) -> None:
     rosa, peter = pair
     rule = Interference(
         sender=rosa.boundjid.bare, recipient=peter.boundjid.bare, times=1, add=[OUTER_TIMER]
     )
-    prosody.interfere(rule)
+    server.interfere(rule)
     with Happenings(peter, "message") as at_peter, Happenings(rosa, "message") as at_rosa:
         say(peter, rosa, "not chosen")
         say(rosa, peter, "chosen")
@@ -246,10 +247,10 @@ async def test_the_server_puts_an_outer_timer_on_one_message(
 
 
 async def test_the_server_strips_and_replaces(
-    prosody: Prosody, pair: tuple[ClientXMPP, ClientXMPP]
+    server: Server, pair: tuple[ClientXMPP, ClientXMPP]
 ) -> None:
     rosa, peter = pair
-    prosody.interfere(
+    server.interfere(
         Interference(
             having=f"{{{EPHEMERAL}}}ephemeral",
             remove=[f"{{{EPHEMERAL}}}ephemeral"],
@@ -267,10 +268,10 @@ async def test_the_server_strips_and_replaces(
 
 
 async def test_the_server_duplicates_with_the_same_id(
-    prosody: Prosody, pair: tuple[ClientXMPP, ClientXMPP]
+    server: Server, pair: tuple[ClientXMPP, ClientXMPP]
 ) -> None:
     rosa, peter = pair
-    prosody.interfere(Interference(recipient=peter.boundjid.bare, copies=2, times=1))
+    server.interfere(Interference(recipient=peter.boundjid.bare, copies=2, times=1))
     with Happenings(peter, "message") as arrived:
         sent = say(rosa, peter, "thrice")
         say(rosa, peter, "once")
@@ -279,11 +280,12 @@ async def test_the_server_duplicates_with_the_same_id(
     assert {message["id"] for message in got[:3]} == {sent["id"]}
 
 
+@pytest.mark.core
 async def test_the_server_forges_drops_and_delivers(
-    prosody: Prosody, pair: tuple[ClientXMPP, ClientXMPP]
+    server: Server, pair: tuple[ClientXMPP, ClientXMPP]
 ) -> None:
     rosa, peter = pair
-    prosody.interfere(
+    server.interfere(
         Interference(having="{}body", drop=True, times=1),
         Interference(claimed_sender="mallory@example.net/x"),
     )
@@ -292,7 +294,7 @@ async def test_the_server_forges_drops_and_delivers(
         say(rosa, peter, "forged")
         message = await arrived.next()
         assert (message["body"], message["from"]) == ("forged", "mallory@example.net/x")
-        prosody.deliver(
+        server.deliver(
             f"<message xmlns='jabber:client' to='{peter.boundjid.bare}' type='chat' "
             "from='nobody@example.net'><body>from nowhere</body></message>"
         )
@@ -300,41 +302,42 @@ async def test_the_server_forges_drops_and_delivers(
     assert (message["body"], message["from"]) == ("from nowhere", "nobody@example.net")
 
 
+@pytest.mark.core
 async def test_the_server_holds_and_releases_backwards(
-    prosody: Prosody, pair: tuple[ClientXMPP, ClientXMPP]
+    server: Server, pair: tuple[ClientXMPP, ClientXMPP]
 ) -> None:
     rosa, peter = pair
-    prosody.interfere(Interference(recipient=peter.boundjid.bare, hold=True, times=2))
+    server.interfere(Interference(recipient=peter.boundjid.bare, hold=True, times=2))
     with Happenings(peter, "message") as arrived:
         for text in ("first", "second", "third"):
             say(rosa, peter, text)
         assert (await arrived.next())["body"] == "third"
-        assert prosody.release(backwards=True) == 2
+        assert server.release(backwards=True) == 2
         assert [(await arrived.next())["body"] for _ in range(2)] == ["second", "first"]
 
 
 async def test_a_restart_keeps_accounts_and_archives(
-    prosody: Prosody, account: Callable[[str], Account], client: NewClient
+    server: Server, account: Callable[[str], Account], client: NewClient
 ) -> None:
     one, other = account("rosa"), account("peter")
-    async with online(client(one), prosody.address) as rosa:
+    async with online(client(one), server.address) as rosa:
         say(rosa, client(other), "survives")
         await ping(rosa)
-    before = prosody.process_id
-    await asyncio.to_thread(prosody.restart, abrupt=True)
-    assert prosody.process_id != before
+    before = server.process_id
+    await asyncio.to_thread(server.restart, abrupt=True)
+    assert server.process_id != before
     peter = client(other)
     with Happenings(peter, "message") as arrived:
-        await connect(peter, prosody.address)
+        await connect(peter, server.address)
         assert (await arrived.next())["body"] == "survives"
 
 
 async def test_a_wrong_password_and_a_dead_port_are_errors(
-    prosody: Prosody, wire: Wire, account: Callable[[str], Account], client: NewClient
+    server: Server, wire: Wire, account: Callable[[str], Account], client: NewClient
 ) -> None:
     one = account("rosa")
     with pytest.raises(ConnectionFailed):
-        await connect(client(Account(one.jid, "guessed")), prosody.address)
+        await connect(client(Account(one.jid, "guessed")), server.address)
     await wire.break_down()
     rosa = client(one)
     with pytest.raises(ConnectionFailed):
@@ -342,10 +345,11 @@ async def test_a_wrong_password_and_a_dead_port_are_errors(
     await disconnect(rosa)
 
 
-def test_a_server_that_cannot_start_shows_its_log() -> None:
-    broken = Prosody(settings={"not a name": "1"})
+def test_a_server_that_cannot_start_shows_its_log(make: str) -> None:
+    complaint = {"prosody": "unexpected symbol near 'not'", "ejabberd": "option: not a name"}
+    broken = SERVERS[make](settings={"not a name": "1"})
     try:
-        with pytest.raises(ProsodyError, match="unexpected symbol near 'not'"):
+        with pytest.raises(ServerError, match=complaint[make]):
             broken.start()
         assert not broken.running
     finally:
@@ -353,10 +357,11 @@ def test_a_server_that_cannot_start_shows_its_log() -> None:
     assert not broken.folder.exists()
 
 
-def test_the_server_ends_when_its_starter_is_killed() -> None:
+@pytest.mark.core
+def test_the_server_ends_when_its_starter_is_killed(make: str) -> None:
     program = (
-        "from tests.support.prosody import Prosody\n"
-        "server = Prosody().start()\n"
+        "from tests.conftest import SERVERS\n"
+        f"server = SERVERS[{make!r}]().start()\n"
         "print(server.process_id, server.folder, flush=True)\n"
         "input()\n"
     )
@@ -378,11 +383,11 @@ def test_the_server_ends_when_its_starter_is_killed() -> None:
     assert ended
 
 
-def test_a_refused_command_is_an_error(prosody: Prosody) -> None:
-    with pytest.raises(ProsodyError, match="not well-formed"):
-        prosody.deliver("<message")
-    prosody.interfere()
+def test_a_refused_command_is_an_error(server: Server) -> None:
+    with pytest.raises(ServerError, match="not well-formed"):
+        server.deliver("<message")
+    server.interfere()
 
 
-def test_an_account_does_not_show_its_password(prosody: Prosody) -> None:
-    assert "wonderland" not in repr(prosody.register("alice-in-no-other-test", "wonderland"))
+def test_an_account_does_not_show_its_password(server: Server) -> None:
+    assert "wonderland" not in repr(server.register("alice-in-no-other-test", "wonderland"))

@@ -104,6 +104,7 @@ async def test_a_timer_is_set_also_where_nobody_can_be_told(
         assert [each.get("timer") for each in stanza.xml.findall(EPHEMERAL)] == ["86400"]
 
 
+@pytest.mark.core
 async def test_an_account_with_both_kinds_of_client(party: NewParty, prosody: Prosody) -> None:
     """F31, F36: each hears it once, in what it reads; ours does not believe the clear timer."""
     rosa, peter = party("rosa", timer=WEEK), party("peter")
@@ -141,6 +142,24 @@ async def test_a_list_that_comes_first_makes_nobody_a_legacy_client(
     assert (heard.body, heard.timer, heard.findings) == ("in an envelope", WEEK, ())
     assert heard.encrypted_with == MODERN
     assert rosa.unsupported.all == []
+    prosody.interfere()
+
+
+async def test_a_list_that_comes_first_makes_nobody_a_reader_of_envelopes(
+    party: NewParty, account: Callable[[str], Account], prosody: Prosody
+) -> None:
+    """F40: nor is a message lost on slixmpp-omemo because its omemo:2 list is there before."""
+    rosa, peters = party("rosa", timer=WEEK), account("peter")
+    prosody.befriend(rosa.account, peters)
+    prosody.interfere(Interference(having=PUBSUB_EVENT, drop=True))
+    await rosa.arrive()
+    async with unpatched(peters, prosody.address) as peter:
+        own, _ = await (await peter.plugin.get_session_manager()).get_own_device_information()
+        manager = await rosa.chat._account.omemo.get_session_manager()
+        await manager.update_device_list(MODERN, peters.jid, {own.device_id: None})
+        await rosa.chat.send(peters.jid, "in what it reads")
+        assert (await peter.hear())[1] == "in what it reads"
+        assert (await rosa.unsupported.next()).devices == {own.device_id}
     prosody.interfere()
 
 

@@ -65,6 +65,7 @@ def stanza_of(record: bytes, message_id: str | None) -> str:
     return str(stanza)
 
 
+@pytest.mark.core
 async def test_copies_of_what_was_sent_and_received_are_kept_once(
     device: NewDevice, wire: Wire
 ) -> None:
@@ -142,6 +143,7 @@ async def test_a_sent_message_counts_from_its_sending_on_each_device(
     assert (await phone.expired.next()).number == sent.number
 
 
+@pytest.mark.core
 async def test_reading_on_one_starts_the_timer_on_the_other(
     three: tuple[Device, Device, Device],
 ) -> None:
@@ -183,6 +185,7 @@ async def test_of_two_readings_the_earlier_counts(
     await ends_at(desk, peter, 3700)
 
 
+@pytest.mark.core
 async def test_what_was_read_while_a_device_was_away(three: tuple[Device, Device, Device]) -> None:
     """F27: it learns that from the archive, together with the message."""
     phone, desk, peter = three

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from slixmpp import JID
-from slixmpp.plugins.base import register_plugin
 
-from eph_e2ee import XEP_0466, LocalProtocolError
+from eph_e2ee import LocalProtocolError
 from tests.support.chats import element
-from tests.support.client import PLUGINS, Happenings, connect, disconnect, new_client
+from tests.support.client import Happenings
+from tests.support.unencrypted import plain
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from tests.integration.conftest import NewParty
     from tests.support.prosody import Account, Prosody
@@ -24,41 +23,6 @@ pytestmark = pytest.mark.integration
 
 NAMESPACE = "urn:xmpp:ephemeral:0"
 DAY, WEEK = timedelta(days=1), timedelta(days=7)
-
-
-class Plain:
-    """A client with the plugin, and no OMEMO at all."""
-
-    def __init__(self, account: Account, *, plugins: tuple[str, ...] = (), **config: Any) -> None:
-        self.jid = account.jid
-        self.client = new_client(account, plugins=(*PLUGINS, *plugins))
-        register_plugin(XEP_0466)
-        self.client.register_plugin("xep_0466", config)
-        found: Any = self.client.plugin.get("xep_0466", None)
-        self.plugin: XEP_0466 = found
-        self.stanzas = Happenings(self.client, "message")
-        self.messages = Happenings(self.client, "ephemeral_plain_message")
-        self.changes = Happenings(self.client, "ephemeral_plain_timer_changed")
-
-    def say(self, jid: str, text: str, timer: timedelta | None = None) -> None:
-        """Send a text with a timer, or with the conversation's."""
-        message = self.client.make_message(mto=JID(jid), mbody=text, mtype="chat")
-        if timer is None:
-            self.plugin.include_timer(message)
-        else:
-            self.plugin.set_timer(message, timer)
-        message.send()
-
-
-@asynccontextmanager
-async def plain(account: Account, prosody: Prosody, **options: Any) -> AsyncIterator[Plain]:
-    """Such a client, online."""
-    made = Plain(account, **options)
-    try:
-        await connect(made.client, prosody.address)
-        yield made
-    finally:
-        await disconnect(made.client)
 
 
 async def test_two_plain_clients_agree_as_the_specification_tells(

@@ -76,6 +76,7 @@ async def test_what_the_network_lost_is_sent_again_encrypted(party: NewParty, wi
     assert peter.rejected.all == []
 
 
+@pytest.mark.core
 async def test_what_came_meanwhile_is_heard_once(party: NewParty, wire: Wire) -> None:
     rosa, peter = party("rosa"), party("peter", address=wire.address, plugins=MANAGED)
     await rosa.arrive()

@@ -5,6 +5,7 @@ The senders here seal by hand what the library itself would not say.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import Element, SubElement
 
@@ -92,6 +93,7 @@ async def room(party: NewParty, prosody: Prosody) -> tuple[str, Party, Party]:
     return jid, rosa, peter
 
 
+@pytest.mark.core
 async def test_a_room_is_a_conversation(room: tuple[str, Party, Party]) -> None:
     """The timer is everybody's, the sender an account; a reflection of ours is no news."""
     jid, rosa, peter = room
@@ -203,6 +205,29 @@ async def test_what_was_said_while_one_was_away(room: tuple[str, Party, Party]) 
     history = await peter.chat.history(jid)
     texts = [each for each in bodies(history[::-1]) if each is not None]
     assert texts == ["before", "number 0", "number 1", "number 2"]
+
+
+@pytest.mark.core
+async def test_a_timer_that_was_set_while_one_was_away(
+    room: tuple[str, Party, Party], party: NewParty
+) -> None:
+    """F26, F28: a member's, out of the archive, and a visitor's not, who has left since."""
+    jid, rosa, peter = room
+    visitor = party("visitor", plugins=ROOM_PLUGINS)
+    await visitor.arrive()
+    await enter(visitor, jid)
+    await peter.leave()
+    await say(rosa, jid, [peter], body("an hour"), ephemeral.write(HOUR), tagged(rosa, HOUR))
+    await rosa.ping()
+    await say(visitor, jid, [peter], body("a day"), ephemeral.write(DAY), tagged(visitor, DAY))
+    await visitor.ping()
+    await visitor.leave()
+    await peter.arrive()
+    await enter(peter, jid)
+    assert [(await peter.hear()).body for _ in range(2)] == ["an hour", "a day"]
+    change = await peter.changes.next()
+    assert (change.conversation, change.new, change.author) == (jid, HOUR, rosa.jid)
+    assert await peter.chat.timer(jid) == timedelta(hours=1)
 
 
 async def test_a_room_without_real_jids_is_rejected(party: NewParty, prosody: Prosody) -> None:

@@ -42,7 +42,7 @@ class Interference:
     drop: bool = False
     """It never arrives."""
     hold: bool = False
-    """It waits until `Prosody.release`."""
+    """It waits until `Server.release`."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the rule as the server's module reads it: only what is set."""

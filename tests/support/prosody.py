@@ -1,54 +1,24 @@
-"""A real, throwaway Prosody on a loopback port, for tests, benchmarks and the demo.
-
-Everything it writes lies in one temporary folder. Nothing here needs pytest or an event loop;
-the calls that start or end the server block, so a coroutine runs them with
-`asyncio.to_thread`.
-"""
+"""Prosody as the throwaway server."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import selectors
 import shutil
-import socket
-import subprocess
-import tempfile
-import time
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from tests.support.server import HOST, PASSWORD, Account, Server, ServerError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from types import TracebackType
+    from tests.support.server import Feature
 
-    from tests.support.interference import Interference
-
-__all__ = ["HOST", "Account", "Prosody", "ProsodyError"]
-
-HOST: Final = "127.0.0.1"
-
-PASSWORD: Final = "open sesame"
-"""Of accounts whose password does not matter."""
-
-START_SECONDS: Final = 20.0
-"""A start takes a fifth of a second; a machine under load may need a hundred times that."""
-
-STOP_SECONDS: Final = 10.0
-"""Longer than the 5 s for which Prosody waits for its clients to close their streams."""
-
-ANSWER_SECONDS: Final = 10.0
-"""A command is answered within a millisecond or two."""
-
-PORT_ATTEMPTS: Final = 3
-"""Between choosing a free port and binding it, another process may take it."""
-
-LOG_LINES: Final = 40
-"""How much of the server's log an error shows."""
+__all__ = ["HOST", "PASSWORD", "Account", "Prosody"]
 
 MODULES_FOLDER: Final = Path(__file__).with_name("prosody_modules")
+
+MODULES: Final[dict[Feature, str]] = {"mam": "mam", "carbons": "carbons"}
+"""What can be left out."""
 
 CONFIGURATION: Final = """\
 {root}
@@ -60,7 +30,7 @@ interfaces = {{ "{host}" }}
 c2s_ports = {{ {port} }}
 interference_port = {port}
 modules_enabled = {{
-    "roster", "saslauth", "disco", "pep", "ping", "mam", "carbons", "smacks", "offline",
+    "roster", "saslauth", "disco", "pep", "ping", "smacks", "offline", "blocklist",
     "posix", "time", "interference"{more_modules}
 }}
 modules_disabled = {{ "s2s", "tls" }}
@@ -81,208 +51,55 @@ restrict_room_creation = false
 """
 
 
-class ProsodyError(Exception):
-    """The server could not be started, ended, or refused a command; its log is in the text."""
+class Prosody(Server):
+    """One Prosody; `settings` are Lua source by name."""
 
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """An account of the throwaway server."""
-
-    jid: str
-    password: str = field(repr=False)
-
-    @property
-    def name(self) -> str:
-        """The part before the at sign."""
-        return self.jid.partition("@")[0]
-
-
-class Prosody:
-    """One server: `start` it, `restart` it with its data, `close` it; or use it in a `with`.
-
-    Args:
-        domain: the host of the accounts; group chats live at `rooms.<domain>`.
-        log_level: the least severe level that its log file keeps.
-        more_modules: names of further modules of Prosody.
-        settings: further lines of its configuration, as Lua source by name.
-    """
-
-    def __init__(
-        self,
-        *,
-        domain: str = "example.org",
-        log_level: str = "info",
-        more_modules: Sequence[str] = (),
-        settings: Mapping[str, str] | None = None,
-    ) -> None:
-        self.domain = domain
-        self.rooms = f"rooms.{domain}"
-        self.folder = Path(tempfile.mkdtemp(prefix="prosody-"))
-        self.data = self.folder / "data"
-        self.data.mkdir()
-        self.port = 0
-        self._log_file = self.folder / "prosody.log"
-        self._complaints = self.folder / "printed.log"
-        self._log_level = log_level
-        self._more_modules = tuple(more_modules)
-        self._settings = dict(settings or {})
-        self._process: subprocess.Popen[bytes] | None = None
-        self._answers = b""
-
-    def __enter__(self) -> Self:
-        """Start the server."""
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """End the server and remove its folder."""
-        self.close()
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """Host and port for clients."""
-        return HOST, self.port
-
-    @property
-    def process_id(self) -> int | None:
-        """The server's process, None while it is stopped."""
-        return self._process.pid if self._process else None
-
-    @property
-    def running(self) -> bool:
-        """Whether the server's process is alive."""
-        return self._process is not None and self._process.poll() is None
-
-    def start(self) -> Self:
-        """Start the server and return once it answers; blocks for about a fifth of a second.
-
-        The port is chosen at the first start and kept from then on.
-
-        Raises:
-            ProsodyError: it is not installed, or was not ready in time.
-        """
-        if self.running:
-            return self
-        attempts = 1 if self.port else PORT_ATTEMPTS
-        for _ in range(attempts):
-            port = self.port or _free_port()
-            self._spawn(port)
-            try:
-                if self._await_listening(time.monotonic() + START_SECONDS):
-                    self._check_features(port)
-                    self.port = port
-                    return self
-            except BaseException:
-                self.stop(abrupt=True)
-                raise
-            self.stop()
-        raise self._error(f"Prosody could not listen on port {port}")
-
-    def stop(self, *, abrupt: bool = False) -> None:
-        """End the server by its process id and keep its data; blocks until it has ended.
-
-        Args:
-            abrupt: kill it, as a crash would, instead of asking it.
-        """
-        process, self._process = self._process, None
-        if process is None:
-            return
-        try:
-            if abrupt:
-                process.kill()
-            else:
-                process.terminate()
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        finally:
-            for pipe in (process.stdin, process.stdout):
-                if pipe:
-                    # What a dead server has not read is of no use.
-                    with contextlib.suppress(BrokenPipeError):
-                        pipe.close()
-            self._answers = b""
-
-    def restart(self, *, abrupt: bool = False) -> Self:
-        """Stop and start with the same data and port; rules and held messages are forgotten."""
-        self.stop(abrupt=abrupt)
-        return self.start()
-
-    def close(self) -> None:
-        """End the server and remove all that it wrote."""
-        self.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def log(self, lines: int | None = None) -> str:
-        """Return the server's log, or its last lines."""
-        if not self._log_file.exists():
-            return ""
-        text = self._log_file.read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n".join(text if lines is None else text[-lines:])
+    NAME: ClassVar[str] = "Prosody"
+    PAGE: ClassVar[int] = 50
 
     def register(self, name: str, password: str = PASSWORD) -> Account:
         """Create an account, running or not; the name is of lower-case letters, digits and `-`."""
         self._write("accounts", name, f"return {{ password = {json.dumps(password)} }};\n")
         return Account(f"{name}@{self.domain}", password)
 
-    def befriend(self, one: Account, other: Account) -> None:
-        """Give two accounts a mutual subscription; neither may be online, nor have a roster yet."""
-        for owner, contact in ((one, other), (other, one)):
-            entry = f'[{json.dumps(contact.jid)}] = {{ subscription = "both"; groups = {{}}; }}'
-            roster = f"return {{ [false] = {{ version = 1 }}; {entry}; }};\n"
+    def unregister(self, account: Account) -> None:
+        """Have an account never have been; it is not online."""
+        self._file("accounts", account.name).unlink()
+
+    def forget_archive(self, account: Account) -> None:
+        """Lose all that an account's archive holds; the server is not running."""
+        self._file("archive", account.name).with_suffix(".list").unlink()
+
+    def befriend(self, one: Account, *others: Account) -> None:
+        """Give an account mutual subscriptions; nobody may be online, nor have a roster yet."""
+        for owner, contacts in ((one, others), *((other, (one,)) for other in others)):
+            entries = "".join(
+                f'[{json.dumps(contact.jid)}] = {{ subscription = "both"; groups = {{}}; }}; '
+                for contact in contacts
+            )
+            roster = f"return {{ [false] = {{ version = 1 }}; {entries}}};\n"
             self._write("roster", owner.name, roster)
 
-    def interfere(self, *rules: Interference) -> None:
-        """Replace all rules; they hold for the very next message, and none means none."""
-        self._command({"do": "rules", "rules": [rule.as_json() for rule in rules]})
-
-    def deliver(self, xml: str) -> None:
-        """Hand a stanza to its recipient as if it had just arrived from whoever it names."""
-        self._command({"do": "deliver", "xml": xml})
-
-    def release(self, *, backwards: bool = False) -> int:
-        """Deliver the held messages, in their order or backwards, and return how many."""
-        return self._command({"do": "release", "reversed": backwards})
-
-    def discard(self) -> int:
-        """Forget the held messages and return how many they were."""
-        return self._command({"do": "discard"})
+    def _file(self, store: str, name: str) -> Path:
+        """Where Prosody's internal storage has what belongs to an account."""
+        return self.data / _storage_name(self.domain) / store / f"{_storage_name(name)}.dat"
 
     def _write(self, store: str, name: str, content: str) -> None:
         """Write one file of Prosody's internal storage, whole at once."""
-        folder = self.data / _storage_name(self.domain) / store
-        folder.mkdir(parents=True, exist_ok=True)
-        fresh = folder / f"{name}.new"
+        file = self._file(store, name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        fresh = file.with_name(f"{name}.new")
         fresh.write_text(content, encoding="utf-8")
-        fresh.replace(folder / f"{_storage_name(name)}.dat")
+        fresh.replace(file)
 
-    def _spawn(self, port: int) -> None:
-        """Start the process with a fresh configuration."""
+    def _prepare(self, port: int) -> tuple[list[str], dict[str, str]]:
+        """Write the configuration; the command that starts the server, and its environment."""
         program = shutil.which("prosody")
         if program is None:
-            raise ProsodyError("Prosody is not installed: apt-get install prosody")
+            raise ServerError("Prosody is not installed: apt-get install prosody")
         configuration = self.folder / "prosody.cfg.lua"
         configuration.write_text(self._configuration(port), encoding="utf-8")
-        with self._complaints.open("ab") as complaints:
-            self._process = subprocess.Popen(
-                [program, "-F", "--config", str(configuration)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=complaints,
-                cwd=self.folder,
-                # An interrupt at the terminal is for the tests, which then end the server.
-                start_new_session=True,
-            )
+        return [program, "-F", "--config", str(configuration)], dict(os.environ)
 
     def _configuration(self, port: int) -> str:
         """Return the text of the configuration file."""
@@ -296,101 +113,11 @@ class Prosody:
             host=HOST,
             port=port,
             domain=self.domain,
-            more_modules="".join(f', "{name}"' for name in self._more_modules),
+            more_modules="".join(
+                f', "{name}"' for feature, name in MODULES.items() if feature not in self._lacking
+            ),
             settings="\n".join(f"{name} = {value}" for name, value in self._settings.items()),
         )
-
-    def _await_listening(self, deadline: float) -> bool:
-        """Wait for our module to say that the server has started, and whether it has the port."""
-        while True:
-            answer = self._answer(deadline)
-            if "listening" in answer:
-                return bool(answer["listening"])
-
-    def _check_features(self, port: int) -> None:
-        """Open a stream as a client would and wait for the server's features."""
-        opening = (
-            f"<?xml version='1.0'?><stream:stream to='{self.domain}' version='1.0' "
-            "xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>"
-        )
-        received = b""
-        try:
-            with socket.create_connection((HOST, port), timeout=START_SECONDS) as connection:
-                connection.sendall(opening.encode())
-                while b"</stream:features>" not in received:
-                    chunk = connection.recv(4096)
-                    if not chunk:
-                        raise self._error("Prosody closed the first stream")
-                    received += chunk
-                # Until the end: a session still open would delay an early stop by a second.
-                connection.sendall(b"</stream:stream>")
-                while connection.recv(4096):
-                    pass
-        except OSError as error:
-            raise self._error("Prosody answers no stream") from error
-        if not self.running:
-            raise self._error("Prosody ended right after its start")
-
-    def _command(self, command: dict[str, Any]) -> int:
-        """Send one command to the server's module and return its answer's count."""
-        process = self._process
-        if process is None or process.stdin is None:
-            raise ProsodyError("Prosody is not running")
-        try:
-            process.stdin.write(json.dumps(command).encode() + b"\n")
-            process.stdin.flush()
-        except BrokenPipeError as error:
-            raise self._error("Prosody has ended") from error
-        answer = self._answer(time.monotonic() + ANSWER_SECONDS)
-        if "count" not in answer:
-            raise self._error(f"Prosody refused a command: {answer.get('error')}")
-        return int(answer["count"])
-
-    def _answer(self, deadline: float) -> dict[str, Any]:
-        """Return the next line of JSON on the server's standard output; other lines are noise."""
-        while True:
-            line = self._line(deadline)
-            if line.startswith(b"{"):
-                answer: dict[str, Any] = json.loads(line)
-                return answer
-            self._complain(line)
-
-    def _line(self, deadline: float) -> bytes:
-        """Return the next line of the server's standard output."""
-        process = self._process
-        if process is None or process.stdout is None:
-            raise ProsodyError("Prosody is not running")
-        descriptor = process.stdout.fileno()
-        with selectors.DefaultSelector() as selector:
-            selector.register(descriptor, selectors.EVENT_READ)
-            while b"\n" not in self._answers:
-                if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise self._error("Prosody did not answer in time")
-                chunk = os.read(descriptor, 65536)
-                if not chunk:
-                    self._complain(self._answers)
-                    raise self._error("Prosody ended by itself")
-                self._answers += chunk
-        line, _, self._answers = self._answers.partition(b"\n")
-        return line
-
-    def _complain(self, text: bytes) -> None:
-        """Keep what the server printed; a broken configuration shows nowhere else."""
-        with self._complaints.open("ab") as complaints:
-            complaints.write(text + b"\n")
-
-    def _error(self, what: str) -> ProsodyError:
-        """Return an error that shows the end of the server's log and what it printed."""
-        printed = self._complaints.read_text(errors="replace") if self._complaints.exists() else ""
-        return ProsodyError(f"{what}. Its log ends so:\n{self.log(LOG_LINES)}\n{printed}".rstrip())
-
-
-def _free_port() -> int:
-    """Return a loopback port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _storage_name(text: str) -> str:

@@ -1,6 +1,6 @@
 # Sets a checkout up on Debian: sourced by tests/run and examples/demo, never run by itself.
 #
-#   prepare_environment CHECKOUT [postgresql] [strace]
+#   prepare_environment CHECKOUT [ejabberd] [postgresql] [strace]
 #
 # installs what is missing from Debian (Prosody, Python's venv, and what is named), makes
 # CHECKOUT/.venv with the package (editable) and its development tools, and sets ENVIRONMENT to
@@ -71,9 +71,26 @@ forbid_main_cluster() {
     fi
 }
 
-# Installs Debian packages. Prosody's would start a server on public ports, now and at every
-# boot, and PostgreSQL's one on loopback: a policy forbids that while we install, unless the
-# machine has a policy of its own.
+# Has those of the named services that would start a server at every boot not do so.
+forbid_boot() {
+    local service
+    for service in "$@"; do
+        case $service in
+            prosody | ejabberd)
+                ! command -v update-rc.d >/dev/null ||
+                    quietly as_root update-rc.d "$service" disable
+                ;;
+            epmd)
+                ! command -v systemctl >/dev/null ||
+                    quietly as_root systemctl disable epmd.service epmd.socket
+                ;;
+        esac
+    done
+}
+
+# Installs Debian packages. Prosody's and ejabberd's would start servers on public ports, now and
+# at every boot, and PostgreSQL's one on loopback: a policy forbids that while we install, unless
+# the machine has a policy of its own.
 install_packages() {
     local policy=/usr/sbin/policy-rc.d
     local apt=(apt-get -qq -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=120)
@@ -81,6 +98,9 @@ install_packages() {
     [ "$(id -u)" -eq 0 ] || command -v sudo >/dev/null ||
         fail "neither root nor sudo; please have these installed: apt-get install $*"
     note "installing $* from Debian"
+    local services=("$@")
+    # Erlang's port mapper comes with ejabberd, unless Erlang was here before.
+    [[ " $* " != *" ejabberd "* ]] || command -v epmd >/dev/null || services+=(epmd)
     [[ " $* " != *" postgresql "* ]] || forbid_main_cluster
     (
         # shellcheck disable=SC2016  # the inner shell expands these
@@ -93,9 +113,7 @@ install_packages() {
             "${apt[@]}" -o Dpkg::Options::=--force-confold \
             install -y --no-install-recommends "$@"
     ) </dev/null
-    if [[ " $* " == *" prosody "* ]] && command -v update-rc.d >/dev/null; then
-        quietly as_root update-rc.d prosody disable
-    fi
+    forbid_boot "${services[@]}"
 }
 
 # Arguments: further packages that are wanted.
@@ -108,6 +126,9 @@ install_missing_packages() {
             postgresql)
                 { [ -n "$(find_postgresql initdb)" ] && [ -n "$(find_postgresql pg_dump)" ]; } ||
                     packages+=(postgresql)
+                ;;
+            ejabberd)
+                compgen -G '/usr/lib/*/ejabberd-*/ebin' >/dev/null || packages+=(ejabberd)
                 ;;
             *) command -v "$wanted" >/dev/null || packages+=("$wanted") ;;
         esac

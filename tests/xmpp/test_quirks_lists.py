@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from omemo.types import SignedLabel
+from slixmpp import JID
 
 from eph_e2ee.protocol.capability import LABEL_MARKER
 from eph_e2ee.xmpp import published
@@ -206,6 +207,21 @@ async def test_a_label_that_is_not_the_devices_own_says_nothing(how: str, world:
     (known,) = await plugin.sessions.get_device_information(PETER)
     assert known.label is None
     assert plugin.namespaces(known) == {OLD}
+
+
+async def test_lists_of_a_kind_that_was_purged_say_nothing(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """slixmpp-omemo goes on asking for them, and would fail over each message to a stranger."""
+    client, plugin = await online(world, "rosa")
+    await plugin.sessions.purge_backend(OLD)
+    caplog.clear()
+    client.receive(event(listed("<device id='7'/>", node=OLD_DEVICES)))
+    client.receive(event(listed("<device id='8'/>")))
+    await settled()
+    await plugin.refresh_device_lists({JID("stranger@example.org")})
+    assert plugin.kept.values[f"/devices/{PETER}/list"] == [8]
+    assert not [each for each in caplog.records if each.name == "eph_e2ee"]
 
 
 def test_labels_are_kept_within_bounds() -> None:
