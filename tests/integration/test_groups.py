@@ -72,6 +72,7 @@ async def group(party: NewParty, prosody: Prosody) -> Group:
     return Group(jid, rosa, party)
 
 
+@pytest.mark.core
 async def test_everybody_hears_also_who_is_away(group: Group) -> None:
     """F27, F41: five of them; the timer is everybody's, and nobody has to be there."""
     rosa = group.owner
@@ -121,6 +122,7 @@ async def test_f41_members_without_keys_keep_nobody_from_hearing(
     assert prosody.running
 
 
+@pytest.mark.core
 async def test_who_is_banned_or_leaves_gets_no_key_any_more(group: Group) -> None:
     """Kept current as affiliations change, of those who are there and of those who are not."""
     rosa, peter = group.owner, await group.member("peter")

@@ -14,6 +14,7 @@ from slixmpp.xmlstream.handler import Callback
 from slixmpp.xmlstream.matcher import MatchXPath
 
 from eph_e2ee import IqRefused, NoAnswer, NoEligibleDevices, Reason, Refusal, RemoteProtocolError
+from eph_e2ee.protocol.xml import serialize
 from eph_e2ee.xmpp.parcel import MODERN
 from tests.integration.test_reconnecting import MANAGED, arrive_managed, lose, resume
 from tests.integration.test_secrecy import SENTINEL, Witness, printed, text, witness
@@ -196,11 +197,11 @@ async def test_a_question_is_answered_once(pair: tuple[Party, Party], prosody: P
     heard, asked, answers = echoing(peter), stanzas(peter.client), stanzas(rosa.client)
     assert await ask(rosa, jid(peter), "once") == "once"
     (iq,) = asked
-    prosody.deliver(tostring(iq.xml).decode())
+    prosody.deliver(serialize(iq.xml).decode())
     assert (await peter.rejected.next()).reason is Reason.DUPLICATE
     broken = fromstring(tostring(iq.xml))  # noqa: S314 -- the client's own
     broken[0].clear()
-    prosody.deliver(tostring(broken).decode())
+    prosody.deliver(serialize(broken).decode())
     assert (await peter.rejected.next()).reason is Reason.MALFORMED_OMEMO
     assert await ask(rosa, jid(peter), "twice") == "twice"
     assert [len(each) for each in (heard, answers)] == [2, 2]
@@ -270,7 +271,7 @@ async def test_a_text_is_nowhere(
     made.append(await refused(rosa, jid(peter), "refuse " + text(2)))
     assert made[-1].refusal.text == "refuse " + text(2)
     made.append(await refused(rosa, jid(peter), "fail " + text(3)))
-    prosody.deliver(tostring(asked[0].xml).decode())
+    prosody.deliver(serialize(asked[0].xml).decode())
     made.append(await peter.rejected.next())
     peter.chat.off_iq(NAME)
     made.append(await refused(rosa, jid(peter), text(4)))
