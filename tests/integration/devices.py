@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from eph_e2ee import CatchUp, Chat
     from tests.support.server import Account, Server
 
-__all__ = ["Device", "NewDevice", "caught_up", "ends", "ends_at", "page_of", "until"]
+__all__ = ["Device", "NewDevice", "caught_up", "ends", "ends_at", "has_told", "page_of", "until"]
 
 SECONDS: Final = 10.0
 """The limit of every wait here; each takes milliseconds."""
@@ -75,6 +75,17 @@ async def until(device: Party, reached: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(SECONDS):
         while not await reached():
             await device.ping()
+
+
+async def has_told(device: Party) -> None:
+    """Wait until a device has told the others what was read on it, and the server knows."""
+    reading = device.chat._reading
+
+    async def is_told() -> bool:
+        return not (reading._reads or reading._woken.is_set())
+
+    await until(device, is_told)
+    await device.ping()
 
 
 async def ends_at(device: Party, other: Party, *seconds: float | None) -> None:

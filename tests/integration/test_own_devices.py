@@ -12,7 +12,7 @@ from eph_e2ee import Delivery, Direction, Phase
 from eph_e2ee.clear import SHORTEST_CLEAR_TIMER
 from eph_e2ee.model import BareJid, MessageId
 from eph_e2ee.protocol import marks
-from tests.integration.devices import Device, NewDevice, ends, ends_at, until
+from tests.integration.devices import Device, NewDevice, ends, ends_at, has_told, until
 from tests.support.chats import FENCE, NOW, bodies, fence
 from tests.support.client import PLUGINS
 from tests.support.interference import Interference
@@ -193,7 +193,7 @@ async def test_what_was_read_while_a_device_was_away(three: tuple[Device, Device
     await peter.chat.send(phone.jid, "for an hour", timer=HOUR)
     phone.clock.advance(100)
     await phone.read()
-    await phone.ping()
+    await has_told(phone)
     desk.source.wall_time += 1000
     await desk.arrive()
     heard = await desk.hear()
