@@ -4,9 +4,7 @@ import functools
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, ClassVar, Protocol, TypeVar, cast
 
-import oldmemo
 import omemo
-import twomemo
 from omemo.backend import Backend, DecryptionFailed
 from omemo.session import Initiation, Session
 from omemo.session_manager import NoSession
@@ -15,14 +13,14 @@ from slixmpp_omemo.base_session_manager import BaseSessionManager
 
 from eph_e2ee.model import BareJid
 from eph_e2ee.xmpp import crossing, published
+from eph_e2ee.xmpp.backends import Legacy, Modern
 from eph_e2ee.xmpp.encrypting import encrypt
-from eph_e2ee.xmpp.gate import Absent, Gate
+from eph_e2ee.xmpp.gate import Absent, Unit
+from eph_e2ee.xmpp.knowing import Knowing
 from eph_e2ee.xmpp.trust import Trusting, forget_downloads, question, unasked
 from eph_e2ee.xmpp.unanswered import Device, Due, Unanswered
 
 __all__ = ["Legacy", "Modern", "Router", "Sessions", "Upkeep"]
-
-MODERN: str = twomemo.twomemo.NAMESPACE
 
 
 class Router(Protocol):
@@ -81,6 +79,7 @@ class Sessions(Trusting):
     def __init__(self) -> None:
         super().__init__()
         self._unanswered = Unanswered(self.gate.storage)
+        self.knowing = Knowing(self.gate.storage)
         self._catching_up = False
 
     # -- operations, one at a time -------------------------------------------------------------
@@ -140,13 +139,23 @@ class Sessions(Trusting):
         """Take a list in as python-omemo does, within bounds: see `published.bounded`."""
         kept = self.own_device if bare_jid == self.own_bare_jid else None
         listed = published.bounded(device_list, kept)
+        gone = await self._known(bare_jid) - listed.keys()
+        self.gate.downloads.forget(*(("bundle", namespace, bare_jid, each) for each in gone))
         await super().update_device_list(namespace, bare_jid, listed)
         await published.forget_unlisted(self.gate.storage, bare_jid, kept)
+
+    @_alone
+    async def get_device_information(self, bare_jid: str) -> frozenset[DeviceInformation]:
+        """Read what is known as python-omemo does; what was read and has not changed, only once."""
+        known = self.knowing.get(bare_jid)
+        if known is None:
+            known = await super().get_device_information(bare_jid)
+            self.knowing.keep(bare_jid, known, await self._known(bare_jid))
+        return known
 
     refresh_device_list = _alone(BaseSessionManager.refresh_device_list)
     refresh_device_lists = _alone(BaseSessionManager.refresh_device_lists)
     clear_device_lists = _alone(BaseSessionManager.clear_device_lists)
-    get_device_information = _alone(BaseSessionManager.get_device_information)
     get_own_device_information = _alone(BaseSessionManager.get_own_device_information)
     get_sending_chain_length = _alone(BaseSessionManager.get_sending_chain_length)
     set_own_label = _alone(BaseSessionManager.set_own_label)
@@ -157,11 +166,12 @@ class Sessions(Trusting):
     ensure_data_consistency = _alone(BaseSessionManager.ensure_data_consistency)
 
     async def bundle(self, namespace: str, bare_jid: str, device_id: int) -> omemo.Bundle:
-        """The bundle that a device publishes; inside of an operation that may begin again.
+        """The bundle that a device publishes now; inside of an operation that may begin again.
 
         Raises:
             BundleDownloadFailed, BundleNotFound: it cannot be had, or used.
         """
+        self.gate.downloads.forget(("bundle", namespace, bare_jid, device_id))
         return await self._download_bundle(namespace, bare_jid, device_id)
 
     # -- ratchets ------------------------------------------------------------------------------
@@ -240,6 +250,7 @@ class Sessions(Trusting):
         async def ask() -> None:
             await self.network._prompt_manual_trust(self, devices, identifier)
             if unit is not None:
+                self.gate.downloads.forget(*unit.fetched)
                 forget_downloads(unit)
 
         if devices:
@@ -253,7 +264,7 @@ class Sessions(Trusting):
         unit = self.gate.unit
         if unit is None:
             return await fetch()
-        if name not in unit.fetched:
+        if not self._at_hand(unit, name):
             raise Absent({name: fetch})
         outcome = unit.fetched[name]
         if isinstance(outcome, omemo.OMEMOException):
@@ -270,12 +281,25 @@ class Sessions(Trusting):
         if unit is None:
             return
         absent: dict[tuple[object, ...], Callable[[], Awaitable[Any]]] = {
-            ("bundle", *each): functools.partial(self.network._download_bundle, *each)
+            ("bundle", *each): functools.partial(self._downloaded, *each)
             for each in wanted
-            if ("bundle", *each) not in unit.fetched
+            if not self._at_hand(unit, ("bundle", *each))
         }
         if absent:
             raise Absent(absent)
+
+    def _at_hand(self, unit: Unit, name: tuple[object, ...]) -> bool:
+        """Whether an operation has what it wants to download, if only from the one before it."""
+        if name not in unit.fetched and (kept := self.gate.downloads.get(name)) is not None:
+            unit.fetched[name] = kept
+        return name in unit.fetched
+
+    async def _downloaded(self, namespace: str, bare_jid: str, device_id: int) -> omemo.Bundle:
+        """A bundle, kept for the next operations unless it is of our own account: we change it."""
+        bundle = await self.network._download_bundle(namespace, bare_jid, device_id)
+        if bare_jid != self.own_bare_jid:
+            self.gate.downloads.keep(("bundle", namespace, bare_jid, device_id), bundle)
+        return bundle
 
     async def _later(self, name: tuple[object, ...], upload: Callable[[], Awaitable[None]]) -> None:
         unit = self.gate.unit
@@ -289,7 +313,7 @@ class Sessions(Trusting):
     ) -> omemo.Bundle:
         bundle: omemo.Bundle = await self._fetched(
             ("bundle", namespace, bare_jid, device_id),
-            lambda: self.network._download_bundle(namespace, bare_jid, device_id),
+            lambda: self._downloaded(namespace, bare_jid, device_id),
         )
         await published.check_bundle(self.gate.storage, bundle)
         return bundle
@@ -330,43 +354,3 @@ class Sessions(Trusting):
         unit.messages[message.namespace, bare_jid, devices] = lambda: self.network._send_message(
             message, bare_jid
         )
-
-
-class Modern(twomemo.Twomemo):
-    """omemo:2, whose rotation of the signed pre key, a task of python-omemo's, waits its turn."""
-
-    gate: Gate
-
-    async def rotate_signed_pre_key(self) -> None:
-        """Rotate alone, and commit before the new bundle is published."""
-        await self.gate.run(super().rotate_signed_pre_key)
-
-    async def build_session_active(self, *arguments: Any) -> Any:
-        """Begin a session, or leave the device out whose published keys are no good."""
-        return await published.built(super().build_session_active(*arguments))
-
-    async def purge_bare_jid(self, bare_jid: str) -> None:
-        """Forget every session with an account."""
-        await crossing.purge(super(), bare_jid)
-
-
-class Legacy(oldmemo.Oldmemo):
-    """Legacy OMEMO; otherwise as `Modern`."""
-
-    gate: Gate
-
-    async def rotate_signed_pre_key(self) -> None:
-        """Rotate alone, and commit before the new bundle is published."""
-        await self.gate.run(super().rotate_signed_pre_key)
-
-    async def build_session_active(self, *arguments: Any) -> Any:
-        """Begin a session, or leave the device out whose published keys are no good."""
-        return await published.built(super().build_session_active(*arguments))
-
-    async def purge_bare_jid(self, bare_jid: str) -> None:
-        """Forget every session with an account."""
-        await crossing.purge(super(), bare_jid)
-
-    async def sign_own_label(self, label: str) -> bytes:  # noqa: ARG002 -- python-omemo's signature
-        """No signature: legacy lists carry no labels, but python-omemo asks for one (a bug)."""
-        return b""
