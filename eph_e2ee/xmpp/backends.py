@@ -1,6 +1,6 @@
 """python-omemo's backends behind the gate: what each namespace encrypts with, and keeps."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import oldmemo
 import twomemo
@@ -8,7 +8,7 @@ from omemo.backend import Backend
 from omemo.bundle import Bundle
 from omemo.message import EncryptedKeyMaterial, PlainKeyMaterial
 from omemo.session import Session
-from omemo.storage import Storage
+from omemo.storage import Maybe, Storage
 
 from eph_e2ee.xmpp import crossing, published
 from eph_e2ee.xmpp.gate import Gate
@@ -17,14 +17,45 @@ from eph_e2ee.xmpp.standing import Standing
 __all__ = ["Legacy", "Modern"]
 
 
+class _Beginning(Storage):
+    """A storage as it is needed to begin sessions: without our own pre keys.
+
+    python-omemo derives the public keys of all of them, twice for each session that it begins, and
+    uses none. Whatever is stored goes where it belongs.
+    """
+
+    def __init__(self, storage: Storage, namespace: str) -> None:
+        super().__init__(disable_cache=True)
+        self._storage = storage
+        self._state = f"/{namespace}/x3dh"
+
+    async def _load(self, key: str) -> Maybe[Any]:
+        loaded = await self._storage.load(key)
+        return loaded.fmap(_without_pre_keys) if key == self._state else loaded
+
+    async def _store(self, key: str, value: Any) -> None:
+        await self._storage.store(key, value)
+
+    async def _delete(self, key: str) -> None:
+        await self._storage.delete(key)
+
+
+def _without_pre_keys(state: Any) -> Any:
+    known = isinstance(state, dict) and isinstance(state.get("pre_keys"), list)
+    return {**state, "pre_keys": []} if known else state
+
+
 class _Backend(Backend):
     """What both backends have in common: they build, load and store sessions with less work."""
 
     gate: Gate
+    beginning: ClassVar[type[Any]]
+    """python-omemo's own backend, which begins sessions."""
 
     def __init__(self, storage: Storage) -> None:
         super().__init__(storage)  # type: ignore[arg-type]  # python-omemo's backends take it first
         self._standing = Standing(storage, self.namespace)
+        self._beginning = self.beginning(_Beginning(storage, self.namespace))
 
     async def load_session(self, bare_jid: str, device_id: int) -> Any:
         """The session with a device; what was loaded before of it is not to be used any more."""
@@ -63,7 +94,7 @@ class _Backend(Backend):
         """Begin a session, or leave the device out whose published keys are no good."""
         self.gate.downloads.forget(("bundle", bundle.namespace, bare_jid, device_id))
         return await published.built(
-            super().build_session_active(bare_jid, device_id, bundle, plain_key_material)  # type: ignore[safe-super]
+            self._beginning.build_session_active(bare_jid, device_id, bundle, plain_key_material)
         )
 
     async def purge_bare_jid(self, bare_jid: str) -> None:
@@ -76,6 +107,8 @@ class _Backend(Backend):
 class Modern(_Backend, twomemo.Twomemo):
     """omemo:2, whose rotation of the signed pre key, a task of python-omemo's, waits its turn."""
 
+    beginning = twomemo.Twomemo
+
     async def rotate_signed_pre_key(self) -> None:
         """Rotate alone, and commit before the new bundle is published."""
         await self.gate.run(super().rotate_signed_pre_key)
@@ -83,6 +116,8 @@ class Modern(_Backend, twomemo.Twomemo):
 
 class Legacy(_Backend, oldmemo.Oldmemo):
     """Legacy OMEMO; otherwise as `Modern`."""
+
+    beginning = oldmemo.Oldmemo
 
     async def rotate_signed_pre_key(self) -> None:
         """Rotate alone, and commit before the new bundle is published."""

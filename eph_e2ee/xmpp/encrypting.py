@@ -4,7 +4,7 @@ python-omemo's own `encrypt` ends when one of many recipients has no device that
 chooses namespaces by account, and asks for bundles one by one. In a group none of that will do.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -146,15 +146,28 @@ class _Work:
 
         With each its namespaces, omemo:2 as the last.
         """
+        devices = self._sessions.knowing.get(jid)
+        if devices is not None:
+            read = {device.device_id: dict(device.active) for device in devices}
+            return self._active(jid, read, read)
         storage = self._sessions.storage
-        listed: dict[DeviceId, tuple[list[str], bool]] = {}
+        actives: dict[int, dict[str, bool]] = {}
+        known: set[int] = set()
         for device in (await storage.load_list(f"/devices/{jid}/list", int)).maybe([]):
             place = f"/devices/{jid}/{device}"
-            active = (await storage.load_dict(f"{place}/active", bool)).maybe({})
+            actives[device] = (await storage.load_dict(f"{place}/active", bool)).maybe({})
+            if not (await storage.load_bytes(f"{place}/identity_key")).is_nothing:
+                known.add(device)
+        return self._active(jid, actives, known)
+
+    def _active(
+        self, jid: BareJid, actives: Mapping[int, Mapping[str, bool]], known: Container[int]
+    ) -> dict[DeviceId, tuple[list[str], bool]]:
+        listed: dict[DeviceId, tuple[list[str], bool]] = {}
+        for device, active in actives.items():
             namespaces = sorted(namespace for namespace in active if active[namespace])
             if namespaces and (jid, device) != (self._own, self._sessions.own_device):
-                known = not (await storage.load_bytes(f"{place}/identity_key")).is_nothing
-                listed[DeviceId(device)] = namespaces, known
+                listed[DeviceId(device)] = namespaces, device in known
         return listed
 
     def _route(self, device: DeviceInformation, routes: Routes) -> None:
@@ -176,25 +189,23 @@ class _Work:
         Raises:
             StillUndecided: with `strict`, some are neither trusted nor distrusted.
         """
-        undecided = await self._undecided(routes)
+        levels = [await self._trust(device) for device in routes]
+        undecided = _undecided(routes, levels)
         if undecided:
-            await self._sessions._make_trust_decision(frozenset(undecided), identifier)  # noqa: SLF001
+            await self._sessions._make_trust_decision(undecided, identifier)  # noqa: SLF001
             routes = {await self._decided(device): routes[device] for device in routes}
-            undecided = await self._undecided(routes)
+            levels = [await self._trust(device) for device in routes]
+            undecided = _undecided(routes, levels)
         if undecided and strict:
             raise StillUndecided("trust of some devices has not been decided on")
         trusted: Routes = {}
-        for device, namespace in routes.items():
-            if device in undecided:
-                self._leave_out(device, Cause.UNDECIDED)
-            elif await self._trust(device) is TrustLevel.TRUSTED:
+        for (device, namespace), level in zip(routes.items(), levels, strict=True):
+            if level is TrustLevel.TRUSTED:
                 trusted[device] = namespace
             else:
-                self._leave_out(device, Cause.DISTRUSTED)
+                undecided_yet = level is TrustLevel.UNDECIDED
+                self._leave_out(device, Cause.UNDECIDED if undecided_yet else Cause.DISTRUSTED)
         return trusted
-
-    async def _undecided(self, devices: Iterable[DeviceInformation]) -> set[DeviceInformation]:
-        return {device for device in devices if await self._trust(device) is TrustLevel.UNDECIDED}
 
     async def _trust(self, device: DeviceInformation) -> TrustLevel:
         return await self._sessions._evaluate_custom_trust_level(device)  # noqa: SLF001
@@ -294,6 +305,13 @@ class _Work:
 
     def _leave_out(self, device: DeviceInformation, cause: Cause) -> None:
         self._left_out.add(LeftOut(*_addressee(device), cause))
+
+
+def _undecided(
+    devices: Iterable[DeviceInformation], levels: Iterable[TrustLevel]
+) -> frozenset[DeviceInformation]:
+    pairs = zip(devices, levels, strict=True)
+    return frozenset(device for device, level in pairs if level is TrustLevel.UNDECIDED)
 
 
 def _addressee(device: DeviceInformation) -> Addressee:
