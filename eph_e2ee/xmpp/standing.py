@@ -20,7 +20,7 @@ from omemo.storage import Storage
 __all__ = ["MAXIMUM", "Standing", "Texts"]
 
 MAXIMUM: Final = 1024
-"""Sessions that are kept parsed, some 10 kB each. A room with more devices has them parsed for each
+"""Sessions that are kept parsed, some 7 kB each. A room with more devices has them parsed for each
 message."""
 
 Place = tuple[str, int]

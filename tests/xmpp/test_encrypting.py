@@ -15,6 +15,7 @@ from omemo.session_manager import (
 
 from eph_e2ee.events import Cause, LeftOut
 from eph_e2ee.model import BareJid, DeviceId
+from eph_e2ee.xmpp.downloads import Downloads
 from eph_e2ee.xmpp.encrypting import Encrypted, encrypt
 from eph_e2ee.xmpp.parcel import MODERN, OLD
 
@@ -160,6 +161,7 @@ async def test_bundles_are_asked_for_together(person: NewPerson, server: Server)
     rosa.sessions.have_bundles = counting  # type: ignore[method-assign]
     for other in others:
         await rosa.sessions.refresh_device_lists(other.jid)
+    rosa.gate.downloads = Downloads()  # that was long ago
     server.downloads.clear()
     await sealed(rosa, *others[:-1])
     bundles = [each for each in server.downloads if len(each) == 3]
