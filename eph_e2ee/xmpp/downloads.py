@@ -49,6 +49,10 @@ class Downloads:
         for name in names:
             self._kept.pop(name, None)
 
+    def clear(self) -> None:
+        """Have everything downloaded again."""
+        self._kept.clear()
+
 
 def _loop_time() -> float:
     return asyncio.get_running_loop().time()

@@ -250,7 +250,7 @@ class Sessions(Trusting):
         async def ask() -> None:
             await self.network._prompt_manual_trust(self, devices, identifier)
             if unit is not None:
-                self.gate.downloads.forget(*unit.fetched)
+                self.gate.downloads.clear()
                 forget_downloads(unit)
 
         if devices:

@@ -57,6 +57,8 @@ def test_what_is_forgotten_is_downloaded_again(downloads: Downloads) -> None:
         downloads.keep((number,), number)
     downloads.forget((0,), (2,), ("never there",))
     assert [downloads.get((number,)) for number in range(3)] == [None, 1, None]
+    downloads.clear()
+    assert downloads.get((1,)) is None
 
 
 def test_the_number_of_downloads_is_bounded(
