@@ -161,6 +161,11 @@ class Both:
         self.ratchets.forget_cached()
         await self.discard("")
 
+    async def fail(self, place: str) -> None:
+        """A whole operation that encrypts, stores, and is discarded."""
+        for step in (self.load, self.turn, self.store, self.discard, self.load):
+            await step(place)
+
     # -- afterwards ------------------------------------------------------------------------------
 
     async def check(self) -> None:
@@ -173,7 +178,7 @@ class Both:
 
 ACTIONS: Final = (
     *(Both.build, Both.load, Both.turn, Both.confirm, Both.store, Both.lay_aside, Both.purge),
-    *(Both.commit, Both.discard, Both.save, Both.restore, Both.lose),
+    *(Both.commit, Both.discard, Both.save, Both.restore, Both.lose, Both.fail),
 )
 
 FREQUENT: Final = (Both.load, Both.turn, Both.store)
@@ -230,6 +235,7 @@ def test_any_order_leaves_what_python_omemo_would_leave(
             for place in PLACES:
                 await both.build(place)
                 await both.store(place)
+            await both.commit("")
             for action, place in steps:
                 await action(both, place)
                 await both.check()
