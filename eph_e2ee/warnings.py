@@ -55,9 +55,7 @@ class Warnings:
 
     async def _ignoring(self, sealed: Sealed, audience: Audience) -> frozenset[DeviceId]:
         room = audience.conversation if audience.room else None
-        honouring = self._account.honouring
-        each = [await honouring.ignoring(jid, sealed, room=room) for jid in audience.jids]
-        return frozenset().union(*each)
+        return await self._account.honouring.ignoring(audience.jids, sealed, room=room)
 
     def _remember(self, conversation: BareJid, told: Told) -> None:
         self._told[conversation] = told

@@ -10,7 +10,7 @@ import enum
 import json
 import re
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, TypeVar, cast
 
 from omemo.storage import Maybe, Nothing, Storage
@@ -40,6 +40,9 @@ is kept parsed as well takes up to twice its share."""
 
 IMMUTABLE: Final = (str, int, float, bool, bytes, type(None))
 """What everybody can be given the same of."""
+
+
+_UNKNOWN: Final = object()
 
 
 class _Stage(enum.Enum):
@@ -184,6 +187,32 @@ class Ratchets(Storage):
             return None if work is None else work(transaction)
 
         return self._vault.transact(together)
+
+    def holds(self, texts: Mapping[str, str | None]) -> bool:
+        """Tell whether these are the values of these keys; not where one would have to be read.
+
+        To be asked for is to be used: what is held stays in memory.
+        """
+        pending, live = self._pending, self._live
+        for key, text in texts.items():
+            if key in live:
+                live.move_to_end(key)
+            if pending.get(key, live.get(key, _UNKNOWN)) != text:
+                return False
+        return True
+
+    def texts(self, keys: Iterable[str]) -> dict[str, str | None] | None:
+        """The values of keys as JSON text; None where one of them would have to be read."""
+        found: dict[str, str | None] = {}
+        for key in keys:
+            known, found[key] = self._visible(key)
+            if not known:
+                return None
+        return found
+
+    def put_text(self, key: str, text: str) -> None:
+        """Store a value that is JSON text already, written as this class writes it."""
+        self._put(key, text)
 
     async def commit(self) -> None:
         """Commit what is pending, for callers outside of a flow. Cancelling is safe.

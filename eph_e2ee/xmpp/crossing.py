@@ -15,16 +15,21 @@ from doubleratchet import DuplicateMessageException
 from omemo.backend import Backend, DecryptionFailed
 from omemo.session import Initiation, Session
 
-__all__ = ["changed_places", "is_lost", "kept_aside", "laid_aside", "purge", "settled"]
+__all__ = ["changed_places", "is_lost", "kept_aside", "laid_aside", "names", "purge", "settled"]
 
 ASIDE: Final = "/aside"
 """Set behind a bare JID, it names the session laid aside: no bare JID has a slash."""
 
 
+def names(bare_jid: str) -> tuple[str, str]:
+    """What the sessions with an account are stored under: the ones that stand, and those aside."""
+    return bare_jid, bare_jid + ASIDE
+
+
 async def settled(backend: Backend, message: omemo.Message) -> bool:
     """Tell whether the session that a message's key exchange builds stands already."""
     exchanges = [exchange for _, exchange in message.keys if exchange is not None]
-    for name in (message.bare_jid, message.bare_jid + ASIDE) if exchanges else ():
+    for name in names(message.bare_jid) if exchanges else ():
         session = await backend.load_session(name, message.device_id)
         if session is not None and session.initiation is Initiation.PASSIVE:
             standing = session.key_exchange
@@ -72,7 +77,7 @@ async def purge(backend: Any, bare_jid: str) -> None:
         backend: `super()` of the backend that is asked to.
         bare_jid: the account.
     """
-    for name in (bare_jid, bare_jid + ASIDE):
+    for name in names(bare_jid):
         with suppress(KeyError):  # python-omemo's answer where there are none
             await backend.purge_bare_jid(name)
 

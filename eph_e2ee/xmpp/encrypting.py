@@ -114,18 +114,14 @@ class _Work:
         self._errors: set[EncryptionError] = set()
         self._legacy: set[Addressee] = set()
         self._changed: list[tuple[Backend, Session, DeviceInformation]] = []
+        self._unknown: dict[tuple[str, int], list[str]] = {}
 
     # -- who, and in which namespace -------------------------------------------------------------
 
     async def routes(self) -> Routes:
         """The namespace of each device that can be addressed in one."""
         accounts = {jid: await self._listed(jid) for jid in self._recipients | {self._own}}
-        self._sessions.have_bundles(
-            (namespaces[-1], jid, device)
-            for jid, listed in accounts.items()
-            for device, (namespaces, known) in listed.items()
-            if not known
-        )
+        self._sessions.have_keys(self._unknown)
         routes: Routes = {}
         for jid, listed in accounts.items():
             devices = {
@@ -133,7 +129,7 @@ class _Work:
                 for device in await self._sessions.get_device_information(jid)
                 if DeviceId(device.device_id) in listed
             }
-            for unknown in listed.keys() - devices.keys():
+            for unknown in listed - devices.keys():
                 self._left_out.add(LeftOut(jid, unknown, Cause.NO_KEYS))
             for device in devices.values():
                 self._route(device, routes)
@@ -141,21 +137,30 @@ class _Work:
                 self._left_out.add(LeftOut(jid, None, Cause.NO_DEVICE))
         return routes
 
-    async def _listed(self, jid: BareJid) -> dict[DeviceId, tuple[list[str], bool]]:
-        """The active devices of an account but this one, and whether their keys are known.
-
-        With each its namespaces, omemo:2 as the last.
-        """
+    async def _listed(self, jid: BareJid) -> set[DeviceId]:
+        """The active devices of an account but this one; those without a known key are noted."""
+        devices = self._sessions.knowing.get(jid)
+        if devices is not None:
+            return self._active(jid, {each.device_id: dict(each.active) for each in devices})
         storage = self._sessions.storage
-        listed: dict[DeviceId, tuple[list[str], bool]] = {}
+        actives: dict[int, dict[str, bool]] = {}
         for device in (await storage.load_list(f"/devices/{jid}/list", int)).maybe([]):
             place = f"/devices/{jid}/{device}"
             active = (await storage.load_dict(f"{place}/active", bool)).maybe({})
-            namespaces = sorted(namespace for namespace in active if active[namespace])
-            if namespaces and (jid, device) != (self._own, self._sessions.own_device):
-                known = not (await storage.load_bytes(f"{place}/identity_key")).is_nothing
-                listed[DeviceId(device)] = namespaces, known
-        return listed
+            actives[device] = active
+            if (await storage.load_bytes(f"{place}/identity_key")).is_nothing:
+                # Where it is in use first, and there omemo:2; python-omemo looks everywhere.
+                tried = sorted(active, key=lambda each: (not active[each], each != MODERN))
+                self._unknown[jid, device] = tried
+        return self._active(jid, actives)
+
+    def _active(self, jid: BareJid, actives: Mapping[int, Mapping[str, bool]]) -> set[DeviceId]:
+        here = (self._own, self._sessions.own_device)
+        return {
+            DeviceId(device)
+            for device, active in actives.items()
+            if any(active.values()) and (jid, device) != here
+        }
 
     def _route(self, device: DeviceInformation, routes: Routes) -> None:
         active = {namespace for namespace, is_active in device.active if is_active}
@@ -178,25 +183,23 @@ class _Work:
         Raises:
             StillUndecided: with `strict`, some are neither trusted nor distrusted.
         """
-        undecided = await self._undecided(routes)
+        levels = [await self._trust(device) for device in routes]
+        undecided = _undecided(routes, levels)
         if undecided:
-            await self._sessions._make_trust_decision(frozenset(undecided), identifier)  # noqa: SLF001
+            await self._sessions._make_trust_decision(undecided, identifier)  # noqa: SLF001
             routes = {await self._decided(device): routes[device] for device in routes}
-            undecided = await self._undecided(routes)
+            levels = [await self._trust(device) for device in routes]
+            undecided = _undecided(routes, levels)
         if undecided and strict:
             raise StillUndecided("trust of some devices has not been decided on")
         trusted: Routes = {}
-        for device, namespace in routes.items():
-            if device in undecided:
-                self._leave_out(device, Cause.UNDECIDED)
-            elif await self._trust(device) is TrustLevel.TRUSTED:
+        for (device, namespace), level in zip(routes.items(), levels, strict=True):
+            if level is TrustLevel.TRUSTED:
                 trusted[device] = namespace
             else:
-                self._leave_out(device, Cause.DISTRUSTED)
+                undecided_yet = level is TrustLevel.UNDECIDED
+                self._leave_out(device, Cause.UNDECIDED if undecided_yet else Cause.DISTRUSTED)
         return trusted
-
-    async def _undecided(self, devices: Iterable[DeviceInformation]) -> set[DeviceInformation]:
-        return {device for device in devices if await self._trust(device) is TrustLevel.UNDECIDED}
 
     async def _trust(self, device: DeviceInformation) -> TrustLevel:
         return await self._sessions._evaluate_custom_trust_level(device)  # noqa: SLF001
@@ -296,6 +299,13 @@ class _Work:
 
     def _leave_out(self, device: DeviceInformation, cause: Cause) -> None:
         self._left_out.add(LeftOut(*_addressee(device), cause))
+
+
+def _undecided(
+    devices: Iterable[DeviceInformation], levels: Iterable[TrustLevel]
+) -> frozenset[DeviceInformation]:
+    pairs = zip(devices, levels, strict=True)
+    return frozenset(device for device, level in pairs if level is TrustLevel.UNDECIDED)
 
 
 def _addressee(device: DeviceInformation) -> Addressee:

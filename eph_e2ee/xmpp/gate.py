@@ -22,6 +22,7 @@ import omemo
 from omemo.storage import Storage
 
 from eph_e2ee.errors import EphemeralError, RemoteProtocolError
+from eph_e2ee.xmpp.downloads import Downloads
 from eph_e2ee.xmpp.together import together
 
 __all__ = ["Absent", "Gate", "Pending", "Transactional", "Unit"]
@@ -132,10 +133,12 @@ class Gate:
     Attributes:
         storage: where operations load and store; what belongs to them, and nobody else, is kept
             there.
+        downloads: what later operations need not download again.
     """
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
+        self.downloads = Downloads()
         self._lock = asyncio.Lock()
         self._owner: asyncio.Task[Any] | None = None
         self._unit: Unit | None = None

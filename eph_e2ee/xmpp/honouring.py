@@ -5,7 +5,7 @@ sending clients SHOULD warn the user in some way." Nobody is asked anything for 
 what the presences of contacts and occupants announce (XEP-0115) by itself.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -45,7 +45,39 @@ class Honouring:
         there to be asked, and all cannot be said to have the feature. In a room, its occupants'
         presences count as well.
         """
-        places = self._places(jid, room)
+        return await self._said(self._places(jid, self._occupants(room)), devices)
+
+    async def ignoring(
+        self, jids: Iterable[BareJid], sealed: Sealed, *, room: BareJid | None = None
+    ) -> frozenset[DeviceId]:
+        """Accounts' devices that a message was put into an envelope for, and that ignore timers.
+
+        As far as it is known: the resources online all lack the feature, and the device has never
+        sent a timer. It waits for nothing and raises nothing: the message has left already.
+        """
+        occupants = self._occupants(room)
+        said = {jid: await self._said(self._places(jid, occupants)) for jid in jids}
+        silent = {jid for jid, advertised in said.items() if advertised is False}
+        if not silent:
+            return frozenset()
+        addressed = {
+            (BareJid(key.bare_jid), DeviceId(key.device_id))
+            for message in sealed.messages
+            if message.namespace == MODERN
+            for key, _ in message.keys
+            if key.bare_jid in silent
+        }
+        return frozenset(
+            device
+            for jid, device in addressed
+            if assess(self._facts(jid, device, said[jid])).honours_timers is Answer.NO
+        )
+
+    def _facts(self, jid: BareJid, device: DeviceId, advertised: bool | None) -> DeviceFacts:  # noqa: FBT001 -- a fact, no switch
+        sent_timer = self._omemo.has_sent_timer(jid, device)
+        return DeviceFacts(sent_timer=sent_timer, advertised=advertised)
+
+    async def _said(self, places: Mapping[str, str], devices: int = 0) -> bool | None:
         if not 0 < len(places) <= MAXIMUM_RESOURCES:
             return None
         answers = {await self._has_feature(place) for place in places.values()}
@@ -53,35 +85,9 @@ class Honouring:
             return True if len(places) >= devices else None
         return False if answers == {False} else None
 
-    async def ignoring(
-        self, jid: BareJid, sealed: Sealed, *, room: BareJid | None = None
-    ) -> frozenset[DeviceId]:
-        """An account's devices that a message was put into an envelope for, and that ignore timers.
-
-        As far as it is known: the resources online all lack the feature, and the device has never
-        sent a timer. It waits for nothing and raises nothing: the message has left already.
-        """
-        advertised = await self.advertised(jid, room=room)
-        addressed = {
-            DeviceId(key.device_id)
-            for message in sealed.messages
-            if message.namespace == MODERN
-            for key, _ in message.keys
-            if key.bare_jid == jid
-        }
-        return frozenset(
-            device
-            for device in addressed
-            if assess(self._facts(jid, device, advertised)).honours_timers is Answer.NO
-        )
-
-    def _facts(self, jid: BareJid, device: DeviceId, advertised: bool | None) -> DeviceFacts:  # noqa: FBT001 -- a fact, no switch
-        sent_timer = self._omemo.has_sent_timer(jid, device)
-        return DeviceFacts(sent_timer=sent_timer, advertised=advertised)
-
-    def _places(self, jid: BareJid, room: BareJid | None) -> dict[str, str]:
+    def _places(self, jid: BareJid, occupants: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
         """By the full JID of each resource, the one by which its presence is known."""
-        places = {} if room is None else dict(self._occupants(jid, room))
+        places = dict(occupants.get(jid, {}))
         roster = self._client.client_roster
         if roster.has_jid(jid):
             online = (f"{jid}/{name}" if name else jid for name in roster[jid].resources)
@@ -89,14 +95,17 @@ class Honouring:
         places.pop(self._client.boundjid.full, None)
         return places
 
-    def _occupants(self, jid: BareJid, room: BareJid) -> Iterator[tuple[str, str]]:
+    def _occupants(self, room: BareJid | None) -> dict[str, dict[str, str]]:
+        """What `_places` gives of a room's occupants, by the accounts that they are of."""
         rooms: Any = self._client.plugin.get("xep_0045", None)
-        if rooms is None or room not in rooms.get_joined_rooms():
-            return
-        for nick in rooms.get_roster(JID(room)):
-            real = str(rooms.get_jid_property(JID(room), nick, "jid") or "")
-            if real.partition("/")[0] == jid:
-                yield real, f"{room}/{nick}"
+        if room is None or rooms is None or room not in rooms.get_joined_rooms():
+            return {}
+        place = JID(room)
+        found: dict[str, dict[str, str]] = {}
+        for nick in rooms.get_roster(place):
+            real = str(rooms.get_jid_property(place, nick, "jid") or "")
+            found.setdefault(real.partition("/")[0], {})[real] = f"{room}/{nick}"
+        return found
 
     async def _has_feature(self, place: str) -> bool | None:
         caps: Any = self._client.plugin.get("xep_0115", None)

@@ -4,9 +4,7 @@ import functools
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, ClassVar, Protocol, TypeVar, cast
 
-import oldmemo
 import omemo
-import twomemo
 from omemo.backend import Backend, DecryptionFailed
 from omemo.session import Initiation, Session
 from omemo.session_manager import NoSession
@@ -15,14 +13,14 @@ from slixmpp_omemo.base_session_manager import BaseSessionManager
 
 from eph_e2ee.model import BareJid
 from eph_e2ee.xmpp import crossing, published
+from eph_e2ee.xmpp.backends import Legacy, Modern
 from eph_e2ee.xmpp.encrypting import encrypt
-from eph_e2ee.xmpp.gate import Absent, Gate
+from eph_e2ee.xmpp.fetching import Fetching
+from eph_e2ee.xmpp.knowing import Knowing
 from eph_e2ee.xmpp.trust import Trusting, forget_downloads, question, unasked
 from eph_e2ee.xmpp.unanswered import Device, Due, Unanswered
 
 __all__ = ["Legacy", "Modern", "Router", "Sessions", "Upkeep"]
-
-MODERN: str = twomemo.twomemo.NAMESPACE
 
 
 class Router(Protocol):
@@ -63,7 +61,7 @@ def _alone(method: Method) -> Method:
     return cast("Method", guarded)
 
 
-class Sessions(Trusting):
+class Sessions(Trusting, Fetching):
     """What stands between python-omemo's session manager and slixmpp-omemo's part of it.
 
     `startup.Startup` derives one class per client from this and slixmpp-omemo's own, since
@@ -72,7 +70,6 @@ class Sessions(Trusting):
 
     backends: ClassVar[dict[str, Backend]]
     router: ClassVar[Router]
-    network: ClassVar[type[BaseSessionManager]]
     upkeep: ClassVar[Upkeep] = _Nobody()
 
     STALENESS_MAGIC_NUMBER = 2**31
@@ -81,6 +78,7 @@ class Sessions(Trusting):
     def __init__(self) -> None:
         super().__init__()
         self._unanswered = Unanswered(self.gate.storage)
+        self.knowing = Knowing(self.gate.storage)
         self._catching_up = False
 
     # -- operations, one at a time -------------------------------------------------------------
@@ -143,16 +141,40 @@ class Sessions(Trusting):
         """
         kept = self.own_device if bare_jid == self.own_bare_jid else None
         listed = published.bounded(device_list, kept)
+        gone = await self._known(bare_jid) - listed.keys()
+        self.gate.downloads.forget(*(("bundle", namespace, bare_jid, each) for each in gone))
+        self.have_keys(await self._without_keys(namespace, bare_jid, listed))
         try:
             await super().update_device_list(namespace, bare_jid, listed)
         except omemo.UnknownNamespace:
             return
         await published.forget_unlisted(self.gate.storage, bare_jid, kept)
 
+    async def _without_keys(
+        self, namespace: str, bare_jid: str, listed: DeviceList
+    ) -> dict[tuple[str, int], list[str]]:
+        """Where python-omemo looks for the keys of devices, one by one, to verify their labels."""
+        looked: dict[tuple[str, int], list[str]] = {}
+        for device in await self._known(bare_jid) | listed.keys():
+            place = f"/devices/{bare_jid}/{device}"
+            if (await self.storage.load_bytes(f"{place}/identity_key")).is_nothing:
+                known = (await self.storage.load_list(f"{place}/namespaces", str)).maybe([])
+                first = [namespace] if device in listed else []
+                looked[bare_jid, device] = list(dict.fromkeys([*first, *known]))
+        return looked
+
+    @_alone
+    async def get_device_information(self, bare_jid: str) -> frozenset[DeviceInformation]:
+        """Read what is known as python-omemo does; what was read and has not changed, only once."""
+        known = self.knowing.get(bare_jid)
+        if known is None:
+            known = await super().get_device_information(bare_jid)
+            self.knowing.keep(bare_jid, known, await self._known(bare_jid))
+        return known
+
     refresh_device_list = _alone(BaseSessionManager.refresh_device_list)
     refresh_device_lists = _alone(BaseSessionManager.refresh_device_lists)
     clear_device_lists = _alone(BaseSessionManager.clear_device_lists)
-    get_device_information = _alone(BaseSessionManager.get_device_information)
     get_own_device_information = _alone(BaseSessionManager.get_own_device_information)
     get_sending_chain_length = _alone(BaseSessionManager.get_sending_chain_length)
     set_own_label = _alone(BaseSessionManager.set_own_label)
@@ -163,11 +185,12 @@ class Sessions(Trusting):
     ensure_data_consistency = _alone(BaseSessionManager.ensure_data_consistency)
 
     async def bundle(self, namespace: str, bare_jid: str, device_id: int) -> omemo.Bundle:
-        """The bundle that a device publishes; inside of an operation that may begin again.
+        """The bundle that a device publishes now; inside of an operation that may begin again.
 
         Raises:
             BundleDownloadFailed, BundleNotFound: it cannot be had, or used.
         """
+        self.gate.downloads.forget(("bundle", namespace, bare_jid, device_id))
         return await self._download_bundle(namespace, bare_jid, device_id)
 
     # -- ratchets ------------------------------------------------------------------------------
@@ -246,6 +269,7 @@ class Sessions(Trusting):
         async def ask() -> None:
             await self.network._prompt_manual_trust(self, devices, identifier)
             if unit is not None:
+                self.gate.downloads.clear()
                 forget_downloads(unit)
 
         if devices:
@@ -254,34 +278,6 @@ class Sessions(Trusting):
     # -- the network, outside the lock and after the commit ------------------------------------
     # python-omemo declares these hooks static, and calls them on the instance: hence the ignored
     # overrides. They need the instance, for its gate.
-
-    async def _fetched(self, name: tuple[object, ...], fetch: Callable[[], Awaitable[Any]]) -> Any:
-        unit = self.gate.unit
-        if unit is None:
-            return await fetch()
-        if name not in unit.fetched:
-            raise Absent({name: fetch})
-        outcome = unit.fetched[name]
-        if isinstance(outcome, omemo.OMEMOException):
-            raise outcome
-        return outcome
-
-    def have_bundles(self, wanted: Iterable[tuple[str, str, int]]) -> None:
-        """Have bundles (namespace, account, device) fetched together, which are needed one by one.
-
-        Raises:
-            Absent: inside of an operation, when they are not at hand.
-        """
-        unit = self.gate.unit
-        if unit is None:
-            return
-        absent: dict[tuple[object, ...], Callable[[], Awaitable[Any]]] = {
-            ("bundle", *each): functools.partial(self.network._download_bundle, *each)
-            for each in wanted
-            if ("bundle", *each) not in unit.fetched
-        }
-        if absent:
-            raise Absent(absent)
 
     async def _later(self, name: tuple[object, ...], upload: Callable[[], Awaitable[None]]) -> None:
         unit = self.gate.unit
@@ -295,7 +291,7 @@ class Sessions(Trusting):
     ) -> omemo.Bundle:
         bundle: omemo.Bundle = await self._fetched(
             ("bundle", namespace, bare_jid, device_id),
-            lambda: self.network._download_bundle(namespace, bare_jid, device_id),
+            lambda: self._downloaded(namespace, bare_jid, device_id),
         )
         await published.check_bundle(self.gate.storage, bundle)
         return bundle
@@ -336,43 +332,3 @@ class Sessions(Trusting):
         unit.messages[message.namespace, bare_jid, devices] = lambda: self.network._send_message(
             message, bare_jid
         )
-
-
-class Modern(twomemo.Twomemo):
-    """omemo:2, whose rotation of the signed pre key, a task of python-omemo's, waits its turn."""
-
-    gate: Gate
-
-    async def rotate_signed_pre_key(self) -> None:
-        """Rotate alone, and commit before the new bundle is published."""
-        await self.gate.run(super().rotate_signed_pre_key)
-
-    async def build_session_active(self, *arguments: Any) -> Any:
-        """Begin a session, or leave the device out whose published keys are no good."""
-        return await published.built(super().build_session_active(*arguments))
-
-    async def purge_bare_jid(self, bare_jid: str) -> None:
-        """Forget every session with an account."""
-        await crossing.purge(super(), bare_jid)
-
-
-class Legacy(oldmemo.Oldmemo):
-    """Legacy OMEMO; otherwise as `Modern`."""
-
-    gate: Gate
-
-    async def rotate_signed_pre_key(self) -> None:
-        """Rotate alone, and commit before the new bundle is published."""
-        await self.gate.run(super().rotate_signed_pre_key)
-
-    async def build_session_active(self, *arguments: Any) -> Any:
-        """Begin a session, or leave the device out whose published keys are no good."""
-        return await published.built(super().build_session_active(*arguments))
-
-    async def purge_bare_jid(self, bare_jid: str) -> None:
-        """Forget every session with an account."""
-        await crossing.purge(super(), bare_jid)
-
-    async def sign_own_label(self, label: str) -> bytes:  # noqa: ARG002 -- python-omemo's signature
-        """No signature: legacy lists carry no labels, but python-omemo asks for one (a bug)."""
-        return b""

@@ -13,6 +13,7 @@ from tests.benchmarks import (
     catching_up,
     end_to_end,
     forgetting,
+    groups,
     growth,
     hardened,
     opening,
@@ -74,6 +75,14 @@ def test_storing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_opening(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     opening.main(["--messages", "5", "--rounds", "1", "--folder", str(tmp_path)])
     assert targets(capsys)["opening 5 messages against none"] > 0
+
+
+def test_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--devices", "4", "--messages", "3", "--rounds", "1"]
+    groups.main([*few, "--folder", str(tmp_path)])
+    printed = targets(capsys)
+    assert printed["group of 4 devices, time against bare"] > 0
+    assert printed["the first message to it, against bare"] > 0
 
 
 def test_growth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

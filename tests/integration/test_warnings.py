@@ -80,7 +80,7 @@ async def told(rosa: Party, client: PlainClient, *resources: bool) -> None:
     honouring = rosa.chat._account.honouring
 
     async def known() -> bool:
-        places = honouring._places(BareJid(client.jid), None).values()
+        places = honouring._places(BareJid(client.jid), {}).values()
         answers = [await honouring._has_feature(place) for place in places]
         return sorted(answers, key=str) == sorted(resources)
 

@@ -335,3 +335,62 @@ async def test_a_burst_keeps_only_what_is_not_written_yet(vault: Vault, ratchets
     await ratchets.store("key", 4)
     second = ratchets.take()
     assert list(ratchets._leaving) == [first, second]
+
+
+async def test_texts_are_what_is_visible_now(ratchets: Ratchets) -> None:
+    await ratchets.store("key", [1])
+    await ratchets.store("gone", 1)
+    await ratchets.commit()
+    await ratchets.store("key", [2])
+    await ratchets.delete("gone")
+    now = {"key": "[2]", "gone": None}
+    assert ratchets.texts(now) == now
+    assert ratchets.holds(now)
+    ratchets.discard()
+    assert ratchets.texts(now) == {"key": "[1]", "gone": "1"}
+    assert not ratchets.holds(now)
+    assert ratchets.holds({"key": "[1]"})
+    assert ratchets.holds({})
+
+
+async def test_texts_that_have_to_be_read_are_not_at_hand(ratchets: Ratchets) -> None:
+    await ratchets.store("key", 1)
+    await ratchets.commit()
+    ratchets.forget_cached()
+    assert ratchets.texts(["key"]) is None
+    assert not ratchets.holds({"key": "1"})
+    assert not ratchets.holds({"never there": None})
+    assert (await ratchets.load("never there")).is_nothing
+    assert ratchets.holds({"never there": None})
+    assert (await ratchets.load("key")).from_just() == 1
+    assert ratchets.holds({"key": "1"})
+
+
+async def test_a_text_is_stored_like_its_value(vault: Vault, ratchets: Ratchets) -> None:
+    await ratchets.store("key", {"a": "\x00\xff"})
+    (text,) = ratchets.take().values.values()
+    assert text is not None
+    ratchets.put_text("key", text)
+    assert not ratchets.pending
+    ratchets.put_text("key", '{"a":"b"}')
+    assert (await ratchets.load("key")).from_just() == {"a": "b"}
+    ratchets.put_text("other", "1")
+    assert set(ratchets.take().values) == {"key", "other"}
+    assert not vault.unsettled
+
+
+async def test_what_is_held_stays_in_memory(
+    ratchets: Ratchets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in use, though nobody reads it."""
+    monkeypatch.setattr(module, "MAXIMUM_LIVE", 30)
+    for key in ("one", "two"):
+        await ratchets.store(key, "x" * 8)
+    await ratchets.commit()
+    ratchets.forget_cached()
+    for key in ("one", "two"):
+        await ratchets.load(key)
+    assert ratchets.holds({"one": '"xxxxxxxx"'})
+    await ratchets.load("three")
+    assert ratchets.holds({"one": '"xxxxxxxx"'})
+    assert not ratchets.holds({"two": '"xxxxxxxx"'})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +16,8 @@ from omemo.session_manager import (
 
 from eph_e2ee.events import Cause, LeftOut
 from eph_e2ee.model import BareJid, DeviceId
+from eph_e2ee.xmpp import fetching
+from eph_e2ee.xmpp.downloads import Downloads
 from eph_e2ee.xmpp.encrypting import Encrypted, encrypt
 from eph_e2ee.xmpp.parcel import MODERN, OLD
 
@@ -37,16 +40,42 @@ async def sealed(
     *recipients: Person | BareJid,
     plaintexts: dict[str, bytes] = BOTH,
     strict: bool = False,
+    refreshed: bool = True,
 ) -> Encrypted:
     """What encrypting for accounts gives."""
     jids = frozenset(each if isinstance(each, str) else BareJid(each.jid) for each in recipients)
-    for jid in jids:
+    for jid in jids if refreshed else ():
         await sender.sessions.refresh_device_lists(jid)
 
     async def operation() -> Encrypted:
         return await encrypt(sender.sessions, jids, plaintexts, strict=strict)
 
     return await sender.gate.run(operation)
+
+
+async def sealed_for(sender: Person, *recipients: Person) -> Encrypted:
+    """The same, by what is known of their devices."""
+    jids = frozenset(BareJid(each.jid) for each in recipients)
+
+    async def operation() -> Encrypted:
+        return await encrypt(sender.sessions, jids, {MODERN: b"an envelope"})
+
+    for each in recipients:
+        await _listed(sender, each)
+    return await sender.gate.run(operation)
+
+
+async def _listed(sender: Person, other: Person) -> None:
+    """Have a device known by its list, and its key by nobody."""
+    storage, place = sender.sessions.storage, f"/devices/{other.jid}/{other.device}"
+
+    async def store() -> None:
+        await storage.store(f"/devices/{other.jid}/list", [other.device])
+        await storage.store(f"{place}/namespaces", [MODERN])
+        await storage.store(f"{place}/active", {MODERN: True})
+        await storage.store(f"{place}/label", None)
+
+    await sender.gate.run(store)
 
 
 def addressed(made: Encrypted) -> dict[str, set[int]]:
@@ -160,6 +189,7 @@ async def test_bundles_are_asked_for_together(person: NewPerson, server: Server)
     rosa.sessions.have_bundles = counting  # type: ignore[method-assign]
     for other in others:
         await rosa.sessions.refresh_device_lists(other.jid)
+    rosa.gate.downloads = Downloads()  # that was long ago
     server.downloads.clear()
     await sealed(rosa, *others[:-1])
     bundles = [each for each in server.downloads if len(each) == 3]
@@ -168,6 +198,55 @@ async def test_bundles_are_asked_for_together(person: NewPerson, server: Server)
     server.downloads.clear()
     await sealed(rosa, *others[:-1])
     assert [each for each in server.downloads if len(each) == 3] == []
+
+
+async def test_f41_dead_devices_of_some_keep_nobody_from_reading(
+    person: NewPerson, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F41: in three rounds of downloads, however many they are; beyond a limit the most lose."""
+    rosa, peter = await person("rosa"), await person("peter")
+    crowds = [BareJid(f"crowd-{number}@example.org") for number in range(5)]
+    for jid in crowds:
+        for namespace in (MODERN, OLD):
+            server.lists[namespace, jid] = dict.fromkeys(range(1, 61))
+    server.lists[OLD, peter.jid] = {peter.device: None, 4711: None}
+    rounds: list[int] = []
+    gathered = rosa.sessions.have_bundles
+
+    def counting(wanted: Any) -> None:
+        names = list(wanted)
+        rounds.append(len(names))
+        gathered(names)
+
+    rosa.sessions.have_bundles = counting  # type: ignore[method-assign]
+    await sealed(rosa, peter, *crowds)
+    rounds.clear()
+    made = await sealed(rosa, peter, *crowds, refreshed=False)
+    assert addressed(made) == {MODERN: {peter.device}}
+    assert {each.jid for each in made.left_out} == {peter.jid, *crowds}
+    assert len(rounds) < 10
+    monkeypatch.setattr(fetching, "MAXIMUM_KEYS", 10)
+    made = await sealed(rosa, peter, *crowds, refreshed=False)
+    assert addressed(made) == {MODERN: {peter.device}}
+
+
+async def test_f41_a_mute_server_of_one_is_waited_for_no_longer(
+    person: NewPerson, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F41: its bundles come when they come; the others have theirs."""
+    monkeypatch.setattr(fetching, "PATIENCE", 0.1)
+    rosa, peter, mute = await person("rosa"), await person("peter"), await person("mute")
+    found, never = server.bundle, asyncio.Event()
+
+    async def bundle(namespace: str, jid: str, device: int) -> omemo.Bundle:
+        if jid == mute.jid:
+            await never.wait()
+        return await found(namespace, jid, device)
+
+    monkeypatch.setattr(server, "bundle", bundle)
+    made = await sealed_for(rosa, peter, mute)
+    assert made.left_out == {left(mute, Cause.NO_KEYS)}
+    assert await peter.decrypt(only(made)) == b"an envelope"
 
 
 async def test_each_gets_what_it_reads(person: NewPerson) -> None:

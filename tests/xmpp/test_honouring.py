@@ -140,13 +140,13 @@ async def test_devices_that_let_timers_go_by_are_named(
         await each.bind()
     await omemo.refresh_device_lists({JID(PETER)})
     sealed = await omemo.gate.run(lambda: omemo.seal(frozenset({PETER}), {MODERN: b"<x/>"}))
-    assert await honouring.ignoring(PETER, sealed) == frozenset()
+    assert await honouring.ignoring({PETER, OWN}, sealed) == frozenset()
     await appear(client, f"{PETER}/x", WITHOUT)
-    assert await honouring.ignoring(PETER, sealed) == {reader.own_device}
-    assert await honouring.ignoring(OWN, sealed) == frozenset()
+    assert await honouring.ignoring({PETER, OWN}, sealed) == {reader.own_device}
+    assert await honouring.ignoring({OWN}, sealed) == frozenset()
     (device,) = await omemo.sessions.get_device_information(PETER)
     await omemo.remember_reader(device, [element(timer("5"))])
-    assert await honouring.ignoring(PETER, sealed) == frozenset()
+    assert await honouring.ignoring({PETER, OWN}, sealed) == frozenset()
 
 
 async def test_without_capabilities_nothing_is_known(

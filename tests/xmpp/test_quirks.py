@@ -39,7 +39,7 @@ async def online(world: World, name: str) -> tuple[TestClient, Any]:
 
 
 async def settled() -> None:
-    for _ in range(300):
+    for _ in range(3000):
         await asyncio.sleep(0)
 
 

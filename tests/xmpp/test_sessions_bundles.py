@@ -1,0 +1,119 @@
+"""Bundles are downloaded once for a first message, and are checked each time that they are used."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from omemo.session_manager import BundleDownloadFailed, NoEligibleDevices
+
+from eph_e2ee.xmpp.downloads import FRESH, Downloads
+from eph_e2ee.xmpp.parcel import MODERN
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    import omemo
+    from omemo.types import DeviceList
+
+    from tests.xmpp.people import Person, Server
+
+    NewPerson = Callable[[str], Awaitable[Person]]
+
+
+@pytest.fixture
+async def pair(person: NewPerson) -> tuple[Person, Person]:
+    """Two accounts without a session, one of which has the other's device list."""
+    rosa, peter = await person("rosa"), await person("peter")
+    await rosa.knows(peter)
+    return rosa, peter
+
+
+def downloaded(person: Person) -> int:
+    """How often a bundle of somebody's was downloaded in omemo:2."""
+    return person.server.downloads.count((MODERN, person.jid, person.device))
+
+
+async def test_a_first_message_needs_one_download(pair: tuple[Person, Person]) -> None:
+    rosa, peter = pair
+    await peter.decrypt(await rosa.encrypt(peter, b"text"))
+    assert downloaded(peter) == 1
+
+
+async def test_a_bundle_grows_old(person: NewPerson) -> None:
+    """Others use up the pre keys in it."""
+    rosa, peter = await person("rosa"), await person("peter")
+    now = 1000.0
+    rosa.gate.downloads = Downloads(lambda: now)
+    await rosa.knows(peter)
+    now += FRESH
+    await peter.decrypt(await rosa.encrypt(peter, b"text"))
+    assert downloaded(peter) == 2
+
+
+async def test_a_kept_bundle_of_another_identity_is_not_used(pair: tuple[Person, Person]) -> None:
+    rosa, peter = pair
+    name = f"/devices/{peter.jid}/{peter.device}/identity_key"
+    await rosa.ratchets.store_bytes(name, bytes(32))
+    await rosa.ratchets.commit()
+    with pytest.raises(NoEligibleDevices):
+        await rosa.encrypt(peter, b"text")
+    with pytest.raises(BundleDownloadFailed):
+        await rosa.gate.run(lambda: rosa.sessions._download_bundle(MODERN, peter.jid, peter.device))
+    assert downloaded(peter) == 1
+
+
+async def test_a_device_that_leaves_its_list_is_asked_again(pair: tuple[Person, Person]) -> None:
+    rosa, peter = pair
+    lists: list[DeviceList] = [{}, {peter.device: None}]
+    for listed in lists:
+        await rosa.sessions.update_device_list(MODERN, peter.jid, listed)
+    await peter.decrypt(await rosa.encrypt(peter, b"text"))
+    assert downloaded(peter) == 2
+
+
+async def test_a_failed_download_is_tried_again(pair: tuple[Person, Person]) -> None:
+    rosa, peter = pair
+    bundle = peter.server.bundles.pop((MODERN, peter.jid, peter.device))
+    rosa.gate.downloads = Downloads()
+    with pytest.raises(NoEligibleDevices):
+        await rosa.encrypt(peter, b"text")
+    peter.server.bundles[MODERN, peter.jid, peter.device] = bundle
+    await peter.decrypt(await rosa.encrypt(peter, b"text"))
+    assert downloaded(peter) == 3
+
+
+async def test_a_repair_asks_for_what_is_published_now(pair: tuple[Person, Person]) -> None:
+    """The device may have been restored from a backup a moment ago."""
+    rosa, peter = pair
+    bundle = await rosa.gate.run(lambda: rosa.sessions.bundle(MODERN, peter.jid, peter.device))
+    assert bundle == peter.server.bundles[MODERN, peter.jid, peter.device]
+    assert downloaded(peter) == 2
+
+
+async def test_our_own_bundles_are_not_kept(person: NewPerson, server: Server) -> None:
+    """We change them ourselves, and python-omemo compares them with what it has."""
+    rosa, other = await person("rosa"), await person("rosa")
+    for device in (rosa.device, other.device):
+        download = functools.partial(rosa.sessions._download_bundle, MODERN, rosa.jid, device)
+        for _ in range(2):
+            await rosa.gate.run(download)
+        assert server.downloads.count((MODERN, rosa.jid, device)) >= 2
+        assert rosa.gate.downloads.get(("bundle", MODERN, rosa.jid, device)) is None
+
+
+async def test_an_operation_that_begins_again_has_its_bundle_still(
+    pair: tuple[Person, Person], person: NewPerson
+) -> None:
+    """It was used in the first attempt, and that was discarded."""
+    (rosa, peter), anna = pair, await person("anna")
+
+    async def operation() -> Any:
+        message = await rosa.encrypt(peter, b"text")
+        await rosa.sessions.refresh_device_lists(anna.jid)
+        return message
+
+    message: omemo.Message = await rosa.gate.run(operation)
+    assert await peter.decrypt(message) == b"text"
+    assert downloaded(peter) == 1
