@@ -209,6 +209,30 @@ async def test_our_own_device_blocks_nothing(peter: Party, rosa: Party, town: To
     assert (told.conversation, told.reason) == (peter.jid, SENTINEL)
 
 
+async def test_a_distrusted_device_blocks_nothing(rosa: Party, peter: Party, town: Town) -> None:
+    """It may be somebody's who would have people write in plain text."""
+    await peter.chat.trust(rosa.jid, rosa.device, "distrusted")
+    await say(rosa, peter, town, OPT_OUT)
+    assert opt_outs(peter) == []
+    assert not await peter.chat.opted_out(rosa.jid)
+
+
+async def test_a_distrusted_device_takes_back_nothing(
+    rosa: Party, peter: Party, town: Town
+) -> None:
+    phone = await town.party("rosa")
+    assert await phone.chat.devices(peter.jid)
+    await peter.chat.trust(rosa.jid, rosa.device, "trusted")
+    assert await peter.chat.devices(rosa.jid)
+    await peter.chat.trust(rosa.jid, phone.device, "distrusted")
+    await say(rosa, peter, town, OPT_OUT)
+    for each in (peter, phone):
+        each.passes(1)
+    await say(phone, peter, town, body("never mind"))
+    assert peter.bodies == ["never mind"]
+    assert await peter.chat.opted_out(rosa.jid)
+
+
 async def test_ours_is_taken_back_by_what_we_send(peter: Party, rosa: Party, town: Town) -> None:
     await peter.chat.opt_out(rosa.jid)
     await town.deliver()
