@@ -82,7 +82,7 @@ class Answering(Sealing, metaclass=ABCMeta):
 
     async def _repaired(self, device: Device) -> bool:
         """Begin one session anew; whatever is wrong with a device's keys stops no other one."""
-        if not self._repairs.admits(device):
+        if not self._repairs.admits_asked(device):
             return False
         begun = False
         with suppress(omemo.OMEMOException):

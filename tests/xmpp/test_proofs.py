@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 import omemo
@@ -81,7 +82,7 @@ async def test_what_was_not_committed_is_written_with_the_next_message(
         with pytest.raises(VaultUnavailable):
             await gate.run(lambda: shown.add(device(PETER, 8), ratchets))
     for number in (7, 8):
-        await gate.run(lambda number=number: shown.add(device(PETER, number), ratchets))
+        await gate.run(partial(shown.add, device(PETER, number), ratchets))
     again = Proofs("/key")
     await again.load(ratchets)
     assert again.has(PETER, 7)
