@@ -17,7 +17,7 @@ from eph_e2ee.model import BareJid
 from eph_e2ee.xmpp import crossing, published
 from eph_e2ee.xmpp.encrypting import encrypt
 from eph_e2ee.xmpp.gate import Absent, Gate
-from eph_e2ee.xmpp.trust import Trusting, forget_downloads, question, unasked
+from eph_e2ee.xmpp.trust import UNASKED, Trusting, forget_downloads, question, unasked
 from eph_e2ee.xmpp.unanswered import Device, Due, Unanswered
 
 __all__ = ["Legacy", "Modern", "Router", "Sessions", "Upkeep"]
@@ -234,6 +234,8 @@ class Sessions(Trusting):
 
         Whatever they answer, nobody is asked twice about one key for one message.
         """
+        if identifier == UNASKED:
+            return
         unit = self.gate.unit
         devices = manually_trusted if unit is None else unasked(unit, manually_trusted)
 
@@ -244,6 +246,20 @@ class Sessions(Trusting):
 
         if devices:
             await self._fetched(question(devices), ask)
+
+    async def _devices_blindly_trusted(
+        self, blindly_trusted: frozenset[DeviceInformation], identifier: str | None
+    ) -> None:
+        """Tell after the commit: until then the operation may begin again, and would tell again."""
+        unit, named = self.gate.unit, None if identifier == UNASKED else identifier
+
+        async def tell() -> None:
+            await self.network._devices_blindly_trusted(self, blindly_trusted, named)
+
+        if unit is None:
+            await tell()
+        else:
+            unit.messages["blindly trusted", blindly_trusted] = tell
 
     # -- the network, outside the lock and after the commit ------------------------------------
     # python-omemo declares these hooks static, and calls them on the instance: hence the ignored

@@ -20,6 +20,7 @@ from eph_e2ee.xmpp.gate import Gate, Unit
 
 __all__ = [
     "LEVELS",
+    "UNASKED",
     "Policy",
     "Trusting",
     "forget_downloads",
@@ -46,6 +47,10 @@ WITHHELD: Final = {
     Trust.UNDECIDED: Reason.UNDECIDED,
     Trust.DISTRUSTED: Reason.DISTRUSTED,
 }
+
+UNASKED: Final = "eph_e2ee: nobody is asked"
+"""The identifier of what no person has asked for, and nobody waits for: receipts, marks of reading,
+answers. Devices that have to be decided on are left out of it; applications do not see it."""
 
 TRUST: Final = "trust"
 """What the questions of an operation begin with, among the names of what it has fetched."""

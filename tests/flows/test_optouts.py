@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import pytest
 
 from eph_e2ee import LocalProtocolError, OptedOut
 from eph_e2ee.errors import NoEligibleDevices, NotSent, VaultDamaged, VaultUnavailable
+from eph_e2ee.model import BareJid
 from eph_e2ee.protocol import optout
 from tests.flows.test_incoming import body, sealed
 from tests.xmpp.clients import OurPlugin
@@ -107,6 +109,26 @@ async def test_once_confirmed_messages_are_encrypted_as_before(
     await say(rosa, peter, town, OPT_OUT)  # once more
     assert len(opt_outs(peter)) == 2
     assert await refuses(peter, rosa)
+
+
+async def test_omemo_does_not_answer_by_itself_either(
+    rosa: Party, peter: Party, town: Town
+) -> None:
+    """Nor where nobody can tell whether it may."""
+    await say(rosa, peter, town, OPT_OUT)
+    omemo = peter.chat._account.omemo
+
+    async def answers() -> int:
+        omemo.answer(rosa.jid)
+        await asyncio.gather(*omemo._upkeep)
+        return len(peter.client.sent)
+
+    assert await answers() == 0
+    await peter.vault.transact(lambda vault: vault.put_value(f"opt-out:{rosa.jid}", "damaged"))
+    peter.chat._incoming._letters._opt_outs.forget(BareJid(rosa.jid))
+    assert await answers() == 0
+    await peter.chat.confirm_opt_out(rosa.jid)
+    assert await answers() == 1
 
 
 async def test_it_outlives_a_restart(rosa: Party, peter: Party, town: Town) -> None:
