@@ -60,7 +60,7 @@ class Repairs:
     def admits_asked(self, device: Device) -> bool:
         """Do the same for people who ask for it, whatever others have used up.
 
-        They ask for devices that are known, of which each account has `published.MAX_KNOWN`.
+        They ask for devices that are known, of which each account has `forgetting.MAX_KNOWN`.
         """
         if self._was_begun(device):
             return False

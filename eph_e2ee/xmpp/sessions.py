@@ -16,6 +16,7 @@ from slixmpp_omemo.base_session_manager import BaseSessionManager
 from eph_e2ee.model import BareJid
 from eph_e2ee.xmpp import crossing, published
 from eph_e2ee.xmpp.encrypting import encrypt
+from eph_e2ee.xmpp.forgetting import forget_unlisted
 from eph_e2ee.xmpp.gate import Absent, Gate
 from eph_e2ee.xmpp.trust import UNASKED, Trusting, forget_downloads, question, unasked
 from eph_e2ee.xmpp.unanswered import Device, Due, Unanswered
@@ -141,7 +142,8 @@ class Sessions(Trusting):
         kept = self.own_device if bare_jid == self.own_bare_jid else None
         listed = published.bounded(device_list, kept)
         await super().update_device_list(namespace, bare_jid, listed)
-        await published.forget_unlisted(self.gate.storage, bare_jid, kept)
+        for device in await forget_unlisted(self, bare_jid):
+            await self._unanswered.forget(device)
 
     refresh_device_list = _alone(BaseSessionManager.refresh_device_list)
     refresh_device_lists = _alone(BaseSessionManager.refresh_device_lists)

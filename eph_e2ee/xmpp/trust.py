@@ -105,6 +105,10 @@ class Trusting(BaseSessionManager):
                 return Trust.BLINDLY_TRUSTED
         return level
 
+    async def is_decided(self, bare_jid: str, device: int) -> bool:
+        """Tell whether people have decided on the key of a device."""
+        return await self._level(bare_jid, device) in BY_HAND
+
     async def decrypt(self, message: omemo.Message) -> Any:
         """Decrypt as python-omemo does, where the policy lets the sending device speak.
 
