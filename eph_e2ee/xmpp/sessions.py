@@ -17,7 +17,7 @@ from eph_e2ee.model import BareJid
 from eph_e2ee.xmpp import crossing, published
 from eph_e2ee.xmpp.encrypting import encrypt
 from eph_e2ee.xmpp.forgetting import forget_unlisted
-from eph_e2ee.xmpp.gate import Absent, Gate
+from eph_e2ee.xmpp.gate import Absent, Gate, Transactional
 from eph_e2ee.xmpp.trust import UNASKED, Trusting, forget_downloads, question, unasked
 from eph_e2ee.xmpp.unanswered import Device, Due, Unanswered
 
@@ -252,13 +252,16 @@ class Sessions(Trusting):
     async def _devices_blindly_trusted(
         self, blindly_trusted: frozenset[DeviceInformation], identifier: str | None
     ) -> None:
-        """Tell after the commit: until then the operation may begin again, and would tell again."""
+        """Tell after the commit: until then the operation may begin again, and would tell again.
+
+        A storage without commits has it already, and whoever begins again finds nobody undecided.
+        """
         unit, named = self.gate.unit, None if identifier == UNASKED else identifier
 
         async def tell() -> None:
             await self.network._devices_blindly_trusted(self, blindly_trusted, named)
 
-        if unit is None:
+        if unit is None or not isinstance(self.gate.storage, Transactional):
             await tell()
         else:
             unit.messages["blindly trusted", blindly_trusted] = tell
