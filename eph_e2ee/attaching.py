@@ -67,8 +67,10 @@ def attach(  # noqa: PLR0913 -- all but one by name, and all but two have a defa
             itself does not wait for it.
         untrusted: what becomes of messages from devices that are distrusted or have to be decided
             on: marked by `Message.trust` ("deliver"), or not shown and not believed ("withhold").
-            Those of undecided devices wait in the vault, the first 64 of an account, and come once
-            `Chat.trust` says "trusted"; see `model.Untrusted`.
+            Those of undecided devices wait in the vault and come once `Chat.trust` says "trusted":
+            of an account the first 64, up to 256 Ki characters of their stanzas. All accounts have
+            four times as much; beyond it the one with most loses its last, for one that has less.
+            They wait no longer than `unread_cap`; see `model.Untrusted`.
         legacy: what devices get that have legacy OMEMO, which has no place for a timer: the text
             with the timer in clear ("deliver"), the text alone ("omit"), nothing ("refuse").
         root_key: where the vault's root key is kept; by default a file in the vault.

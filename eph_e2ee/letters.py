@@ -206,8 +206,12 @@ class Letters:
     async def _opt_out(
         self, letter: Letter, unsealed: Opened, envelope: Envelope, *, speaks: bool
     ) -> Heard:
-        """What the peer says about opting out; nobody says so for a room, or for us."""
-        if letter.arrival.room is not None or letter.arrival.sender == self._account.bare:
+        """What the peer says about opting out; nobody says so for a room, or for us.
+
+        A distrusted device neither blocks sending, nor takes back what another one has said.
+        """
+        own = letter.arrival.sender == self._account.bare
+        if own or letter.arrival.room is not None or not letter.believed:
             return Heard()
         return await self._opt_outs.heard(
             letter.peer,
@@ -247,7 +251,7 @@ class Letters:
         """Legacy OMEMO: a body, and a timer that anybody on the way may have written.
 
         It is honoured, not below a floor, and changes the conversation's setting only if the
-        application would have it so.
+        application would have it so, and not on the word of a device that is distrusted.
         """
         announcement = ephemeral.read(list(letter.arrival.xml))
         if announcement.timer is not None:
@@ -256,7 +260,8 @@ class Letters:
         claimed = letter.arrival.sent_at
         letter = replace(letter, sent_at=self._never_later(claimed))
         after, change = before, None
-        if self._clear_timers.believed and announcement.kind is not Kind.ABSENT:
+        believed = self._clear_timers.believed and letter.believed
+        if believed and announcement.kind is not Kind.ABSENT:
             speech = self._speech(letter, unsealed, announcement, claimed)
             after, change = agreement.receive(before, speech, now=self._clock.now())
         told = None if change is None else replace(change, authenticated=False)

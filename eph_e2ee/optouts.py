@@ -44,6 +44,7 @@ class OptOuts:
         self._account = account
         self._vault = vault
         self._remembered: OrderedDict[BareJid, State] = OrderedDict()
+        account.omemo.answers = self._answers
 
     async def check(self, conversation: BareJid) -> None:
         """Let a message pass, or not.
@@ -114,6 +115,10 @@ class OptOuts:
     def forget(self, conversation: BareJid) -> None:
         """Read the state again: the commit that held it has failed."""
         self._remembered.pop(conversation, None)
+
+    async def _answers(self, conversation: BareJid) -> bool:
+        """Whether OMEMO may answer by itself: not where a message could not be sent either."""
+        return not await self.blocked(conversation)
 
     async def _confirmed(self, conversation: BareJid) -> State:
         before = State()

@@ -5,7 +5,9 @@ spent: they are opened once the device is trusted, in their order, as if they ha
 """
 
 import asyncio
+import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -19,7 +21,7 @@ from eph_e2ee.protocol import xml
 from eph_e2ee.vault.archive import Transaction
 from eph_e2ee.vault.vault import Vault
 from eph_e2ee.xmpp.account import Account
-from eph_e2ee.xmpp.parcel import sending_device
+from eph_e2ee.xmpp.parcel import OLD, sending_device
 from eph_e2ee.xmpp.redaction import contained
 from eph_e2ee.xmpp.stanzas import Arrival, Way
 
@@ -29,8 +31,12 @@ MOST_OF_ONE: Final = 64
 """Messages of one account that wait: anybody can write to us, and nobody has seen these yet. The
 first ones stay, for the others need the keys that they bring."""
 
-LARGEST: Final = 1024 * 1024
-"""Characters of all that wait together; every further message has them written anew."""
+LARGEST_OF_ONE: Final = 256 * 1024
+"""Characters of what waits of one account: a message as large as servers let pass, or many."""
+
+LARGEST: Final = 4 * LARGEST_OF_ONE
+"""Characters of all that wait together; every further message has them written anew. Beyond it the
+account with most of them gives way, so that whoever makes up accounts leaves the others a place."""
 
 WAITING: Final = "withheld messages"
 """The value of the vault that keeps them."""
@@ -44,12 +50,14 @@ class _Item(NamedTuple):
         device: the one that says it has sent it; None where it says nothing sensible.
         stanza: the `<message/>` element.
         rest: the other fields of an `Arrival`, in their order.
+        digest: of what is encrypted in it: a copy has the same.
     """
 
     arrived: float
     device: int | None
     stanza: str
     rest: list[Any]
+    digest: str = ""
 
 
 class Withheld:
@@ -81,21 +89,18 @@ class Withheld:
         incoming.on_withheld = self.keep
 
     def keep(self, vault: Transaction, arrivals: Sequence[Arrival]) -> None:
-        """Have arrivals wait behind the others, as far as there is room.
+        """Have arrivals wait behind the others, as far as there is room; of copies the first.
 
         What does not open any more stops nobody (F38): nothing is added to it.
         """
         with suppress(VaultDamaged):
-            items = self._alive(vault)
-            size = sum(len(item.stanza) for item in items)
+            items = before = self._alive(vault)
             for arrival in arrivals:
-                item = _packed(arrival, self._clock.now())
-                if item is None or size + len(item.stanza) > LARGEST:
-                    continue
-                if sum(_sender(each) == arrival.sender for each in items) < MOST_OF_ONE:
-                    items.append(item)
-                    size += len(item.stanza)
-            _write(vault, items)
+                item = _packed(arrival, self._clock.now(), self._account.fingerprint(arrival))
+                if item is not None:
+                    items = _with(items, item)
+            if items is not before:
+                _write(vault, items)
 
     async def reopen(self, sender: BareJid) -> None:
         """Open what waits of an account, but for what comes from devices still to be decided on.
@@ -164,7 +169,35 @@ def _sender(item: _Item) -> BareJid:
     return BareJid(item.rest[0])
 
 
-def _packed(arrival: Arrival, now: float) -> _Item | None:
+def _with(items: list[_Item], item: _Item) -> list[_Item]:
+    """The items with another one; as they were, if it is a copy or has no room.
+
+    Where all together are too large, the account with most loses its last one, until they fit. If
+    that account is its own, nobody loses any.
+    """
+    own = [each for each in items if _sender(each) == _sender(item)]
+    copied = item.digest in {each.digest for each in own}
+    if copied or len(own) >= MOST_OF_ONE or _size([*own, item]) > LARGEST_OF_ONE:
+        return items
+    kept = [item, *items]  # in front, where of two accounts with as much it is the one to go
+    excess = _size(kept) - LARGEST
+    while excess > 0:
+        sizes = Counter[BareJid]()
+        for each in kept:
+            sizes[_sender(each)] += len(each.stanza)
+        ((most, _),) = sizes.most_common(1)
+        if most == _sender(item):
+            return items
+        last = max(place for place, each in enumerate(kept) if _sender(each) == most)
+        excess -= len(kept.pop(last).stanza)
+    return [*kept[1:], item]
+
+
+def _size(items: list[_Item]) -> int:
+    return sum(len(item.stanza) for item in items)
+
+
+def _packed(arrival: Arrival, now: float, fingerprint: str | None) -> _Item | None:
     try:
         stanza = xml.serialize(arrival.xml).decode()
     except LocalProtocolError:  # more elements than any message has
@@ -180,7 +213,16 @@ def _packed(arrival: Arrival, now: float) -> _Item | None:
         arrival.room,
         arrival.member,
     ]
-    return _Item(now, sending_device(arrival.xml), stanza, rest)
+    digest = _digest(arrival, fingerprint)
+    return _Item(now, sending_device(arrival.xml), stanza, rest, digest)
+
+
+def _digest(arrival: Arrival, fingerprint: str | None) -> str:
+    """What copies of a message share, whatever servers have written beside it."""
+    if fingerprint is None:  # legacy OMEMO
+        encrypted = arrival.xml.findall(f"{{{OLD}}}encrypted")
+        fingerprint = "".join(xml.serialize(each).decode() for each in encrypted)
+    return hashlib.sha256(fingerprint.encode()).hexdigest()
 
 
 def _unpacked(item: _Item) -> Arrival:

@@ -33,7 +33,8 @@ from eph_e2ee.xmpp.sce import XEP_0420
 from eph_e2ee.xmpp.sealing import Sealed
 from eph_e2ee.xmpp.servertime import ServerTime
 from eph_e2ee.xmpp.stanzas import Arrival, bare, outer_message
-from eph_e2ee.xmpp.vault_omemo import UNASKED, VaultOmemo
+from eph_e2ee.xmpp.trust import UNASKED
+from eph_e2ee.xmpp.vault_omemo import VaultOmemo
 
 __all__ = ["Account", "Audience", "Client"]
 

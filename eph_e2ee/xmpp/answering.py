@@ -2,7 +2,7 @@
 
 import asyncio
 from abc import ABCMeta
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, cast
 
@@ -16,20 +16,30 @@ from eph_e2ee.xmpp.parcel import MODERN, written
 from eph_e2ee.xmpp.redaction import contained
 from eph_e2ee.xmpp.repair import Repairs, begin_anew
 from eph_e2ee.xmpp.sce import XEP_0420
-from eph_e2ee.xmpp.sealing import Sealing
+from eph_e2ee.xmpp.sealing import Sealed, Sealing
 from eph_e2ee.xmpp.stanzas import outer_message
+from eph_e2ee.xmpp.trust import UNASKED
 from eph_e2ee.xmpp.unanswered import Device
 
 __all__ = ["Answering"]
 
 
+async def _anybody(_: BareJid) -> bool:
+    return True
+
+
 class Answering(Sealing, metaclass=ABCMeta):
-    """The part of the plugin that answers and repairs; `sessions.Sessions` tells it when."""
+    """The part of the plugin that answers and repairs; `sessions.Sessions` tells it when.
+
+    Attributes:
+        answers: whether an account may be sent answers with a payload; asked inside of operations.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._upkeep: set[asyncio.Task[None]] = set()
         self._repairs = Repairs(self._moment)
+        self.answers: Callable[[BareJid], Awaitable[bool]] = _anybody
 
     def plugin_end(self) -> None:
         """Leave slixmpp as it was before, and end every task."""
@@ -82,7 +92,7 @@ class Answering(Sealing, metaclass=ABCMeta):
 
     async def _repaired(self, device: Device) -> bool:
         """Begin one session anew; whatever is wrong with a device's keys stops no other one."""
-        if not self._repairs.admits(device):
+        if not self._repairs.admits_asked(device):
             return False
         begun = False
         with suppress(omemo.OMEMOException):
@@ -102,11 +112,17 @@ class Answering(Sealing, metaclass=ABCMeta):
         # Nobody left to answer, or nobody that is trusted: the next message of ours is an answer.
         with suppress(omemo.OMEMOException):
             await self.refresh_device_lists({JID(jid)})
-            envelope = self._envelopes.build([], to=jid)
-            sealed = await self.gate.run(lambda: self.seal(frozenset({jid}), {MODERN: envelope}))
+            sealed = await self.gate.run(lambda: self._sealed_answer(jid))
             for message in sealed.messages:
                 name = MessageId(self.xmpp.new_id())
                 outer_message(self.xmpp, jid, name, [written(message)]).send()
+
+    async def _sealed_answer(self, jid: BareJid) -> Sealed:
+        """An answer for the devices that are trusted as things are; nobody is asked for it."""
+        if not await self.answers(jid):
+            return Sealed()
+        envelope = self._envelopes.build([], to=jid)
+        return await self.seal(frozenset({jid}), {MODERN: envelope}, UNASKED)
 
     @contained
     async def _begin(self, device: Device) -> None:

@@ -15,7 +15,16 @@ from doubleratchet import DuplicateMessageException
 from omemo.backend import Backend, DecryptionFailed
 from omemo.session import Initiation, Session
 
-__all__ = ["changed_places", "is_lost", "kept_aside", "laid_aside", "names", "purge", "settled"]
+__all__ = [
+    "ASIDE",
+    "changed_places",
+    "is_lost",
+    "kept_aside",
+    "laid_aside",
+    "names",
+    "purge",
+    "settled",
+]
 
 ASIDE: Final = "/aside"
 """Set behind a bare JID, it names the session laid aside: no bare JID has a slash."""

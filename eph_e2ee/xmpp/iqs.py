@@ -40,6 +40,7 @@ from eph_e2ee.protocol.iqheader import IqHeader
 from eph_e2ee.xmpp.omemo import XEP_0384
 from eph_e2ee.xmpp.parcel import MODERN, OLD, Opened, encrypted_child, written
 from eph_e2ee.xmpp.sce import XEP_0420
+from eph_e2ee.xmpp.trust import UNASKED
 
 __all__ = ["MAXIMUM_OPEN", "IqArrival", "Iqs", "SealedIq"]
 
@@ -52,6 +53,9 @@ MAXIMUM_ID: Final = 1024
 QUESTIONS: Final = "eph_e2ee: encrypted questions"
 ANSWERS: Final = "eph_e2ee: answers to encrypted questions"
 ENCRYPTED: Final = f"{{{MODERN}}}encrypted"
+
+ASKING: Final = ("get", "set")
+"""The types of questions; people may have to be asked before one leaves."""
 
 NOTHING_SAID: Final = Refusal("undefined-condition", "cancel")
 """The error outside of an answer whose true error is encrypted."""
@@ -154,7 +158,8 @@ class Iqs:
     ) -> SealedIq:
         """Encrypt for one device of the recipient, or for all that read envelopes.
 
-        Our own other devices get nothing: no IQ ever reaches them. Only inside of an operation.
+        Our own other devices get nothing: no IQ ever reaches them. An answer waits for nobody who
+        would have to decide on a device. Only inside of an operation.
 
         Raises:
             LocalProtocolError: an element does not belong inside, or is too large.
@@ -163,8 +168,9 @@ class Iqs:
         """
         recipient = BareJid(JID(header.recipient).bare)
         envelope = self._envelopes.build(content, to=recipient, header=header)
+        asking = None if header.kind in ASKING else UNASKED
         with self._omemo.addressing(partial(_is_addressed, recipient, device)):
-            sealed = await self._omemo.seal(frozenset({recipient}), {MODERN: envelope})
+            sealed = await self._omemo.seal(frozenset({recipient}), {MODERN: envelope}, asking)
         for message in sealed.messages:
             if message.keys:
                 devices = frozenset(DeviceId(key.device_id) for key, _ in message.keys)
@@ -283,7 +289,7 @@ class _Match(MatcherBase):
 
 
 def _is_question(stanza: Iq) -> bool:
-    return stanza.xml.get("type") in ("get", "set") and stanza.xml.find(ENCRYPTED) is not None
+    return stanza.xml.get("type") in ASKING and stanza.xml.find(ENCRYPTED) is not None
 
 
 def _decline(stanza: Any) -> None:

@@ -46,24 +46,31 @@ class Proofs:
         return _name(jid, device) in self._names
 
     async def add(self, device: DeviceInformation, storage: Storage) -> None:
-        """Keep that a device has shown it; inside of the operation that has opened its message."""
-        name = _name(device.bare_jid, device.device_id)
-        if name in self._names:
-            return
-        self._names[name] = None
-        while len(self._names) > MAXIMUM_PROOFS:
-            self._forget_one()
-        await storage.store(self._key, list[Any](self._names))
+        """Keep that a device has shown it; inside of the operation that has opened its message.
 
-    def _forget_one(self) -> None:
-        accounts = Counter(_account(name) for name in self._names)
-        ((account, _),) = accounts.most_common(1)
-        del self._names[next(name for name in self._names if _account(name) == account)]
+        The storage is asked each time: what an operation has stored is gone if its commit fails,
+        and the next message stores it again. Until then the device is known by what it has shown.
+        """
+        name = _name(device.bare_jid, device.device_id)
+        kept = dict.fromkeys((await storage.load_list(self._key, str)).maybe([]))
+        if name in kept and name in self._names:
+            return
+        kept[name] = None
+        while len(kept) > MAXIMUM_PROOFS:
+            _forget_one(kept)
+        self._names = kept
+        await storage.store(self._key, list[Any](kept))
 
 
 def speaks_of_timers(content: Sequence[Element]) -> bool:
     """Tell whether who has written this knows timers: one that can be read, or their end."""
     return ephemeral.read(content).kind in (Kind.TIMER, Kind.OFF)
+
+
+def _forget_one(names: dict[str, None]) -> None:
+    accounts = Counter(_account(name) for name in names)
+    ((account, _),) = accounts.most_common(1)
+    del names[next(name for name in names if _account(name) == account)]
 
 
 def _name(jid: str, device: int) -> str:

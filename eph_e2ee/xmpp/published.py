@@ -17,14 +17,12 @@ from xeddsa import XEdDSAException
 
 __all__ = [
     "MAX_DEVICES",
-    "MAX_KNOWN",
     "MAX_PRE_KEYS",
     "CheckedClient",
     "CheckedPubSub",
     "bounded",
     "built",
     "check_bundle",
-    "forget_unlisted",
 ]
 
 Built = TypeVar("Built")
@@ -32,11 +30,6 @@ Built = TypeVar("Built")
 MAX_DEVICES: Final = 64
 """Devices of one list that are looked at. People have a handful; each costs a download once, and a
 key in every message."""
-
-MAX_KNOWN: Final = 2 * MAX_DEVICES
-"""Devices of an account that are remembered, of both namespaces' lists; when there are more, those
-that stand in no list any more are forgotten. Two accounts' bundles are what one operation may
-fetch (`gate.MAXIMUM_FETCHES`)."""
 
 MAX_PRE_KEYS: Final = 1000
 """Pre keys of a bundle: clients publish 100. One is used; checking the others takes time."""
@@ -70,19 +63,6 @@ def bounded(listed: DeviceList, own: int | None) -> DeviceList:
     if own in valid and own not in kept:
         kept[-1] = own
     return {device: valid[device] for device in kept}
-
-
-async def forget_unlisted(storage: Storage, bare_jid: str, own: int | None) -> None:
-    """Forget devices in no list, if more are known than `MAX_KNOWN`: python-omemo never does."""
-    name = f"/devices/{bare_jid}/list"
-    known = (await storage.load_list(name, int)).maybe([])
-    if len(known) <= MAX_KNOWN:
-        return
-    remaining = [each for each in known if each == own or await _listed(storage, bare_jid, each)]
-    await storage.store(name, list[Any](remaining))
-    for device in set(known) - set(remaining):
-        for value in ("active", "identity_key", "label", "namespaces"):
-            await storage.delete(f"/devices/{bare_jid}/{device}/{value}")
 
 
 async def check_bundle(storage: Storage, bundle: Any) -> None:
@@ -157,11 +137,6 @@ class CheckedPubSub:
         if sum(1 for item in items for _ in item.xml.iter()) > MAX_ELEMENTS:
             raise omemo.OMEMOException("more than a list or a bundle holds")
         return answer
-
-
-async def _listed(storage: Storage, bare_jid: str, device: int) -> bool:
-    active = await storage.load_dict(f"/devices/{bare_jid}/{device}/active", bool)
-    return any(active.maybe({}).values())
 
 
 def _label(label: SignedLabel | None) -> SignedLabel | None:

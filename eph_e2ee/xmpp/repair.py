@@ -25,8 +25,12 @@ __all__ = ["MAXIMUM", "PERIOD", "Repairs", "begin_anew"]
 PERIOD: Final = 3600.0
 """Seconds in which a device's session is begun anew at most once. Each costs it a pre key."""
 
+MOST_OF_ONE: Final = 32
+"""Devices of one account that are repaired unasked within a period. People have a handful; whoever
+makes up more leaves the others their places."""
+
 MAXIMUM: Final = 1024
-"""Devices that are remembered. While so many were repaired within a period, no other one is."""
+"""Devices that are repaired unasked within a period, of all accounts: each costs a message."""
 
 
 class Repairs:
@@ -38,21 +42,42 @@ class Repairs:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._begun: OrderedDict[Device, float] = OrderedDict()
+        self._unasked: OrderedDict[Device, float] = OrderedDict()
+        self._asked: OrderedDict[Device, float] = OrderedDict()
 
     def admits(self, device: Device) -> bool:
-        """Tell whether a device's session may be begun anew, and take it that it will be."""
-        now = self._now()
-        while self._begun and now - next(iter(self._begun.values())) >= PERIOD:
-            self._begun.popitem(last=False)
-        if device in self._begun or len(self._begun) >= MAXIMUM:
+        """Tell whether a device's session may be begun anew unasked, and take it that it will be.
+
+        A device has once in a period, whoever it is asked by; an account has `MOST_OF_ONE`.
+        """
+        if self._was_begun(device) or len(self._unasked) >= MAXIMUM:
             return False
-        self._begun[device] = now
+        if sum(account == device[1] for _, account, _ in self._unasked) >= MOST_OF_ONE:
+            return False
+        self._unasked[device] = self._now()
+        return True
+
+    def admits_asked(self, device: Device) -> bool:
+        """Do the same for people who ask for it, whatever others have used up.
+
+        They ask for devices that are known, of which each account has `forgetting.MAX_KNOWN`.
+        """
+        if self._was_begun(device):
+            return False
+        self._asked[device] = self._now()
         return True
 
     def withdraw(self, device: Device) -> None:
         """Take back that a device's session will be begun anew: it was not."""
-        self._begun.pop(device, None)
+        for begun in (self._unasked, self._asked):
+            begun.pop(device, None)
+
+    def _was_begun(self, device: Device) -> bool:
+        now = self._now()
+        for begun in (self._unasked, self._asked):
+            while begun and now - next(iter(begun.values())) >= PERIOD:
+                begun.popitem(last=False)
+        return device in self._unasked or device in self._asked
 
 
 async def begin_anew(sessions: Sessions, device: Device, *, standing: bool) -> bool:

@@ -16,8 +16,11 @@ from eph_e2ee.xmpp import crossing, published
 from eph_e2ee.xmpp.backends import Legacy, Modern
 from eph_e2ee.xmpp.encrypting import encrypt
 from eph_e2ee.xmpp.fetching import Fetching
+from eph_e2ee.xmpp.forgetting import forget_unlisted
+from eph_e2ee.xmpp.gate import Transactional
 from eph_e2ee.xmpp.knowing import Knowing
-from eph_e2ee.xmpp.trust import Trusting, forget_downloads, question, unasked
+from eph_e2ee.xmpp.parcel import MODERN
+from eph_e2ee.xmpp.trust import UNASKED, Trusting, forget_downloads, question, unasked
 from eph_e2ee.xmpp.unanswered import Device, Due, Unanswered
 
 __all__ = ["Legacy", "Modern", "Router", "Sessions", "Upkeep"]
@@ -143,12 +146,14 @@ class Sessions(Trusting, Fetching):
         listed = published.bounded(device_list, kept)
         gone = await self._known(bare_jid) - listed.keys()
         self.gate.downloads.forget(*(("bundle", namespace, bare_jid, each) for each in gone))
-        self.have_keys(await self._without_keys(namespace, bare_jid, listed))
+        if namespace == MODERN:
+            self.have_keys(await self._without_keys(namespace, bare_jid, listed))
         try:
             await super().update_device_list(namespace, bare_jid, listed)
         except omemo.UnknownNamespace:
             return
-        await published.forget_unlisted(self.gate.storage, bare_jid, kept)
+        for device in await forget_unlisted(self, bare_jid):
+            await self._unanswered.forget(device)
 
     async def _without_keys(
         self, namespace: str, bare_jid: str, listed: DeviceList
@@ -263,6 +268,8 @@ class Sessions(Trusting, Fetching):
 
         Whatever they answer, nobody is asked twice about one key for one message.
         """
+        if identifier == UNASKED:
+            return
         unit = self.gate.unit
         devices = manually_trusted if unit is None else unasked(unit, manually_trusted)
 
@@ -274,6 +281,23 @@ class Sessions(Trusting, Fetching):
 
         if devices:
             await self._fetched(question(devices), ask)
+
+    async def _devices_blindly_trusted(
+        self, blindly_trusted: frozenset[DeviceInformation], identifier: str | None
+    ) -> None:
+        """Tell after the commit: until then the operation may begin again, and would tell again.
+
+        A storage without commits has it already, and whoever begins again finds nobody undecided.
+        """
+        unit, named = self.gate.unit, None if identifier == UNASKED else identifier
+
+        async def tell() -> None:
+            await self.network._devices_blindly_trusted(self, blindly_trusted, named)
+
+        if unit is None or not isinstance(self.gate.storage, Transactional):
+            await tell()
+        else:
+            unit.messages["blindly trusted", blindly_trusted] = tell
 
     # -- the network, outside the lock and after the commit ------------------------------------
     # python-omemo declares these hooks static, and calls them on the instance: hence the ignored

@@ -20,6 +20,7 @@ from eph_e2ee.xmpp.gate import Gate, Unit
 
 __all__ = [
     "LEVELS",
+    "UNASKED",
     "Policy",
     "Trusting",
     "forget_downloads",
@@ -46,6 +47,10 @@ WITHHELD: Final = {
     Trust.UNDECIDED: Reason.UNDECIDED,
     Trust.DISTRUSTED: Reason.DISTRUSTED,
 }
+
+UNASKED: Final = "eph_e2ee: nobody is asked"
+"""The identifier of what no person has asked for, and nobody waits for: receipts, marks of reading,
+answers. Devices that have to be decided on are left out of it; applications do not see it."""
 
 TRUST: Final = "trust"
 """What the questions of an operation begin with, among the names of what it has fetched."""
@@ -99,6 +104,10 @@ class Trusting(BaseSessionManager):
             if BY_HAND.isdisjoint([await self._level(device.bare_jid, each) for each in known]):
                 return Trust.BLINDLY_TRUSTED
         return level
+
+    async def is_decided(self, bare_jid: str, device: int) -> bool:
+        """Tell whether people have decided on the key of a device."""
+        return await self._level(bare_jid, device) in BY_HAND
 
     async def decrypt(self, message: omemo.Message) -> Any:
         """Decrypt as python-omemo does, where the policy lets the sending device speak.

@@ -79,6 +79,11 @@ class Unanswered:
         """Begin to count anew though the answer is yet to come: one that fails starts no storm."""
         self._counts[device].payload = 0
 
+    async def forget(self, device: Device) -> None:
+        """Forget what a device has sent: it is in no list any more."""
+        self._counts.pop(device, None)
+        await self._storage.delete(_key(device))
+
     def due(self, device: Device) -> Due | None:
         """Return the answer that is due to a device that was heard; the greater one of two."""
         count = self._counts.get(device, _Count())

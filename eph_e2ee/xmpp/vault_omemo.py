@@ -1,6 +1,6 @@
 """The plugin as `attach` configures it: the vault's storage, and its user's trust."""
 
-from typing import Any, ClassVar, Final, cast
+from typing import Any, ClassVar, cast
 
 from omemo.storage import Storage
 from omemo.types import DeviceInformation
@@ -13,10 +13,7 @@ from eph_e2ee.xmpp.gate import Gate
 from eph_e2ee.xmpp.omemo import XEP_0384
 from eph_e2ee.xmpp.sessions import Legacy, Modern, Sessions
 
-__all__ = ["UNASKED", "VaultOmemo"]
-
-UNASKED: Final = "eph_e2ee: nobody is asked"
-"""The identifier of what is encrypted for nobody to wait for: receipts, and marks of reading."""
+__all__ = ["VaultOmemo"]
 
 
 class VaultOmemo(XEP_0384):
@@ -62,10 +59,12 @@ class VaultOmemo(XEP_0384):
         return bool(self.config["blind_trust"])
 
     async def _prompt_manual_trust(
-        self, manually_trusted: frozenset[DeviceInformation], identifier: str | None
+        self,
+        manually_trusted: frozenset[DeviceInformation],
+        identifier: str | None,  # noqa: ARG002 -- slixmpp-omemo's signature
     ) -> None:
         """Have the application decide; without a callback the devices stay undecided."""
-        if self._deciding is not None and identifier != UNASKED:
+        if self._deciding is not None:
             await self._deciding.ask(described(self, manually_trusted))
 
     def _session_manager_class(self, gate: Gate, backends: list[Modern | Legacy]) -> type[Sessions]:

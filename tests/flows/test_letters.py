@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import Element
 
 import pytest
+from slixmpp import JID
 
 from eph_e2ee.letters import Letters, archive_name, id_name, line_of
 from eph_e2ee.model import (
@@ -23,6 +24,7 @@ from eph_e2ee.model import (
 from eph_e2ee.protocol import marks
 from eph_e2ee.xmpp.stanzas import Arrival, live
 from tests.flows.test_incoming import body, sealed, timer
+from tests.xmpp.clients import TheirPlugin, plugged
 
 if TYPE_CHECKING:
     from eph_e2ee.letters import Letter
@@ -211,3 +213,26 @@ async def test_the_life_of_an_unread_letter_can_be_capped(rosa: Party, town: Tow
     capped, permanent = anna.events["message"]
     assert (capped.phase, capped.deadline) == (Phase.UNREAD, anna.clock.now() + 86_400)
     assert (permanent.phase, permanent.deadline) == (Phase.UNREAD, None)
+
+
+@pytest.mark.parametrize(("level", "after"), [("trusted", 60), ("distrusted", None)])
+async def test_a_timer_in_clear_is_no_distrusted_devices_to_change(
+    level: str, after: int | None, town: Town
+) -> None:
+    """The message has it all the same."""
+    paul = BareJid("paul@example.org")
+    client, plugin = await plugged(town.world, "paul", TheirPlugin)
+    peter = await town.party("peter", clear_changes=True)
+    (device,) = await peter.chat.devices(paul)
+    await peter.chat.trust(paul, device.device, level)
+    await plugin.refresh_device_lists({JID(PETER)})
+    stanza = client.make_message(mto=PETER, mbody="text", mtype="chat")
+    encrypted, _ = await plugin.encrypt_message(stanza, JID(PETER))
+    xml = town.world.carry(encrypted, client, peter.client).xml
+    xml.append(timer("60"))
+    peter.client.receive(xml)
+    await peter.idle()
+    expected = None if after is None else timedelta(seconds=after)
+    assert await peter.chat.timer(paul) == expected
+    assert len(peter.events["timer_changed"]) == (after is not None)
+    assert [message.timer for message in peter.events["message"]] == [timedelta(minutes=1)]

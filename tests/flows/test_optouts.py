@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import pytest
 
 from eph_e2ee import LocalProtocolError, OptedOut
 from eph_e2ee.errors import NoEligibleDevices, NotSent, VaultDamaged, VaultUnavailable
+from eph_e2ee.model import BareJid
 from eph_e2ee.protocol import optout
 from tests.flows.test_incoming import body, sealed
 from tests.xmpp.clients import OurPlugin
@@ -107,6 +109,26 @@ async def test_once_confirmed_messages_are_encrypted_as_before(
     await say(rosa, peter, town, OPT_OUT)  # once more
     assert len(opt_outs(peter)) == 2
     assert await refuses(peter, rosa)
+
+
+async def test_omemo_does_not_answer_by_itself_either(
+    rosa: Party, peter: Party, town: Town
+) -> None:
+    """Nor where nobody can tell whether it may."""
+    await say(rosa, peter, town, OPT_OUT)
+    omemo = peter.chat._account.omemo
+
+    async def answers() -> int:
+        omemo.answer(rosa.jid)
+        await asyncio.gather(*omemo._upkeep)
+        return len(peter.client.sent)
+
+    assert await answers() == 0
+    await peter.vault.transact(lambda vault: vault.put_value(f"opt-out:{rosa.jid}", "damaged"))
+    peter.chat._incoming._letters._opt_outs.forget(BareJid(rosa.jid))
+    assert await answers() == 0
+    await peter.chat.confirm_opt_out(rosa.jid)
+    assert await answers() == 1
 
 
 async def test_it_outlives_a_restart(rosa: Party, peter: Party, town: Town) -> None:
@@ -207,6 +229,30 @@ async def test_our_own_device_blocks_nothing(peter: Party, rosa: Party, town: To
     assert not await refuses(peter, rosa)
     (told,) = opt_outs(rosa)
     assert (told.conversation, told.reason) == (peter.jid, SENTINEL)
+
+
+async def test_a_distrusted_device_blocks_nothing(rosa: Party, peter: Party, town: Town) -> None:
+    """It may be somebody's who would have people write in plain text."""
+    await peter.chat.trust(rosa.jid, rosa.device, "distrusted")
+    await say(rosa, peter, town, OPT_OUT)
+    assert opt_outs(peter) == []
+    assert not await peter.chat.opted_out(rosa.jid)
+
+
+async def test_a_distrusted_device_takes_back_nothing(
+    rosa: Party, peter: Party, town: Town
+) -> None:
+    phone = await town.party("rosa")
+    assert await phone.chat.devices(peter.jid)
+    await peter.chat.trust(rosa.jid, rosa.device, "trusted")
+    assert await peter.chat.devices(rosa.jid)
+    await peter.chat.trust(rosa.jid, phone.device, "distrusted")
+    await say(rosa, peter, town, OPT_OUT)
+    for each in (peter, phone):
+        each.passes(1)
+    await say(phone, peter, town, body("never mind"))
+    assert peter.bodies == ["never mind"]
+    assert await peter.chat.opted_out(rosa.jid)
 
 
 async def test_ours_is_taken_back_by_what_we_send(peter: Party, rosa: Party, town: Town) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,6 +21,9 @@ from tests.flows.test_incoming import rejections
 from tests.xmpp.clients import TheirPlugin
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from eph_e2ee import Device
     from tests.flows.conftest import Party, Town
 
 
@@ -52,6 +55,26 @@ async def test_what_is_known_to_be_one_device_is_asked_alone(
     assert sealed_for(first) == {peter.jid: {str(peter.device), str(other.device)}}
     assert sealed_for(answer) == {rosa.jid: {str(rosa.device)}}
     assert sealed_for(second) == {peter.jid: {str(peter.device)}}
+
+
+async def test_an_answer_asks_nobody_to_decide(town: Town, peter: Party) -> None:
+    """Trust that is taken back while the handler runs; whoever has asked would wait for people."""
+    asked: list[Any] = []
+
+    async def decide(devices: Sequence[Device]) -> None:
+        asked.append(devices)
+
+    rosa = await town.party("rosa", trust="manual", decide=decide)
+    assert await rosa.chat.devices(peter.jid)
+    await rosa.chat.trust(peter.jid, peter.device, "trusted")
+
+    async def answer(question: Any) -> Any:
+        await rosa.chat.trust(peter.jid, peter.device, "undecided")
+        return query(question.element.text)
+
+    answered(rosa, answer)
+    assert not (await refused(peter, rosa)).authenticated
+    assert asked == []
 
 
 async def test_who_does_not_answer_is_not_known_any_more(

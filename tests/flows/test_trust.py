@@ -66,6 +66,22 @@ async def test_receipts_and_marks_of_reading_ask_nobody(town: Town) -> None:
     assert not rosa.chat._tasks[1].done()
 
 
+async def test_what_omemo_answers_by_itself_asks_nobody(town: Town) -> None:
+    """A stranger who only writes would have people asked, and the answer would wait for ever."""
+    nobody = Nobody()
+    peter = await town.party("peter", trust="manual", decide=nobody)
+    rosa = await town.party("rosa")
+    assert await peter.chat.devices(rosa.jid)
+    omemo = peter.chat._account.omemo
+    for level in (Trust.UNDECIDED, Trust.TRUSTED):
+        await peter.chat.trust(rosa.jid, rosa.device, level)
+        omemo.answer(rosa.jid)
+        async with asyncio.timeout(10):
+            await asyncio.gather(*omemo._upkeep)
+        assert nobody.asked == []
+        assert len(peter.client.sent) == (level is Trust.TRUSTED)
+
+
 async def test_a_message_asks_once_whoever_sends_it(town: Town) -> None:
     """A message with text, and a timer alone; both are given up at the end."""
     nobody = Nobody()

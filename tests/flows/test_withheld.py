@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
-from xml.etree.ElementTree import SubElement
+from xml.etree.ElementTree import SubElement, fromstring, tostring
 
 import pytest
+from slixmpp import JID
 
-from eph_e2ee import LocalProtocolError, Reason, Trust
+from eph_e2ee import LocalProtocolError, Reason, Trust, withheld
 from eph_e2ee.errors import VaultDamaged
 from eph_e2ee.model import BareJid, Delivery, DeviceId
 from eph_e2ee.protocol import marks
-from eph_e2ee.withheld import LARGEST, MOST_OF_ONE, WAITING
+from eph_e2ee.withheld import LARGEST_OF_ONE, MOST_OF_ONE, WAITING
 from tests.flows.test_incoming import body, rejections, sealed, timer
+from tests.xmpp.clients import TheirPlugin, plugged
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -58,6 +60,12 @@ async def receive(party: Party, *stanzas: Element) -> None:
 def named(message: Message) -> MessageId:
     assert message.message_id is not None
     return message.message_id
+
+
+def large(xml: Element, size: int) -> Element:
+    """A stanza with about so many characters, most of them in clear."""
+    SubElement(xml, "{urn:example}other").text = "x" * max(10, size - len(tostring(xml)))
+    return xml
 
 
 async def trust(party: Party, other: Party, level: Trust | str = "trusted") -> None:
@@ -226,10 +234,69 @@ async def test_there_is_an_end_to_what_waits(rosa: Party, peter: Party) -> None:
 async def test_large_stanzas_fill_it_sooner(rosa: Party, peter: Party) -> None:
     for number in range(3):
         xml = await sealed(rosa, peter, body(str(number)), number=number)
-        SubElement(xml, "{urn:example}other").text = "x" * (LARGEST // 2 - 10_000)
+        large(xml, LARGEST_OF_ONE // 2 - 2000)
         peter.client.receive(xml)
     await peter.idle()
     assert await waiting(peter) == 2
+    await receive(peter, await sealed(rosa, peter, body("3"), number=3))
+    assert await waiting(peter) == 3
+
+
+async def test_whoever_fills_it_leaves_room_for_others(town: Town, rosa: Party) -> None:
+    """Nobody need have a limit to how long they wait."""
+    peter = await town.party("peter", trust="manual", untrusted="withhold")
+    anna = await town.party("anna")
+    for each in (anna, rosa):
+        await acquaint(peter, each)
+    for number in range(5):
+        xml = await sealed(anna, peter, body(str(number)), number=number)
+        await receive(peter, large(xml, LARGEST_OF_ONE // 4))
+    assert await waiting(peter) == 4
+    await receive(peter, await sealed(rosa, peter, body("text")))
+    await trust(peter, rosa)
+    assert peter.bodies == ["text"]
+
+
+async def test_the_account_with_most_gives_way_to_one_that_has_less(
+    town: Town, rosa: Party, peter: Party, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several that are made up fill it; the last of the largest goes, and no more than has to."""
+    monkeypatch.setattr(withheld, "LARGEST", 50_000)
+    others = [await town.party(name) for name in ("anna", "paul")]
+    for other, sizes in zip(others, ([10_000, 10_000], [6_000, 6_000, 6_000]), strict=True):
+        await acquaint(peter, other)
+        for number, size in enumerate(sizes):
+            xml = await sealed(other, peter, body(f"{other.name} {number}"), number=number)
+            await receive(peter, large(xml, size))
+    await receive(peter, large(await sealed(rosa, peter, body("text")), 14_000))
+    await receive(peter, large(await sealed(rosa, peter, body("more"), number=1), 12_000))
+    assert await waiting(peter) == 5
+    for each in (*others, rosa):
+        await trust(peter, each)
+    assert peter.bodies == ["anna 0", "paul 0", "paul 1", "paul 2", "text"]
+
+
+async def test_copies_take_no_place(town: Town, rosa: Party, peter: Party) -> None:
+    """F36: whatever servers write beside them, and however often they bring them."""
+    xml = await sealed(rosa, peter, body("text"))
+    for number in range(MOST_OF_ONE + 1):
+        copied = fromstring(tostring(xml))  # noqa: S314 -- made here
+        SubElement(copied, "{urn:example}mark").text = str(number)
+        copied.set("id", f"copy-{number}")
+        await receive(peter, copied)
+    assert await waiting(peter) == 1
+    client, plugin = await plugged(town.world, "paul", TheirPlugin)
+    assert await peter.chat.devices("paul@example.org")
+    await plugin.refresh_device_lists({JID(peter.jid)})
+    for _ in range(2):
+        stanza = client.make_message(mto=peter.jid, mbody="legacy", mtype="chat")
+        encrypted, _ = await plugin.encrypt_message(stanza, JID(peter.jid))
+        legacy = town.world.carry(encrypted, client, peter.client).xml
+        await receive(peter, legacy, large(fromstring(tostring(legacy)), 10))  # noqa: S314
+    assert await waiting(peter) == 3
+    await receive(peter, await sealed(rosa, peter, body("second"), number=1))
+    await trust(peter, rosa)
+    assert peter.bodies == ["text", "second"]
 
 
 async def test_a_stanza_that_cannot_be_written_is_not_kept(rosa: Party, peter: Party) -> None:

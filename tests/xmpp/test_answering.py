@@ -10,6 +10,7 @@ from slixmpp import JID
 
 from eph_e2ee.errors import RemoteProtocolError
 from eph_e2ee.xmpp.parcel import MODERN, OLD
+from eph_e2ee.xmpp.repair import MAXIMUM
 from eph_e2ee.xmpp.unanswered import HEARTBEAT, PAYLOAD
 from tests.xmpp.clients import OurPlugin, World
 
@@ -270,6 +271,16 @@ async def test_an_application_can_have_sessions_repaired(pair: tuple[Somebody, S
     await written(peter, rosa, 2)
     assert await peter.plugin.repair(rosa.jid.bare) == frozenset()
     assert await peter.plugin.repair("nobody@example.org") == frozenset()
+
+
+async def test_a_repair_that_is_asked_for_finds_no_full_table(
+    pair: tuple[Somebody, Somebody],
+) -> None:
+    """Strangers fill it, whatever they write; people are not to wait for them."""
+    rosa, peter = pair
+    for number in range(MAXIMUM):
+        assert peter.plugin._repairs.admits((MODERN, f"stranger{number}@example.org", 1))
+    assert await peter.plugin.repair(rosa.jid.bare) == {int(rosa.plugin.own_device)}
 
 
 async def test_a_repair_without_keys_may_be_asked_for_again(

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 import omemo
 import pytest
 
+from eph_e2ee.errors import VaultUnavailable
 from eph_e2ee.xmpp import proofs
+from eph_e2ee.xmpp.gate import Gate
 from eph_e2ee.xmpp.proofs import SENDS_TIMERS, Proofs, speaks_of_timers
 from tests.support.chats import element
 from tests.xmpp.clients import Kept, OurPlugin
 from tests.xmpp.test_ephemeral import NAMESPACE, timer
+from tests.xmpp.test_unanswered import Counted
 
 if TYPE_CHECKING:
+    from eph_e2ee.vault.ratchets import Ratchets
     from tests.xmpp.clients import World
 
 PETER = "peter@example.org"
@@ -31,6 +37,13 @@ def device(jid: str, number: int) -> omemo.DeviceInformation:
     )
 
 
+def refused(_: object) -> asyncio.Future[None]:
+    """A commit that the disk refuses."""
+    failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    failed.set_exception(VaultUnavailable("the disk is full"))
+    return failed
+
+
 async def test_what_was_shown_is_known_after_a_restart() -> None:
     storage, shown = Kept(), Proofs("/key")
     await shown.load(storage)
@@ -46,11 +59,34 @@ async def test_what_was_shown_is_known_after_a_restart() -> None:
 
 async def test_it_is_written_once() -> None:
     """Each message shows it again."""
-    storage, shown = Kept(), Proofs("/key")
-    await shown.add(device(PETER, 7), storage)
-    storage.values.clear()
-    await shown.add(device(PETER, 7), storage)
-    assert storage.values == {}
+    storage, shown = Counted(), Proofs("/key")
+    for _ in range(3):
+        await shown.add(device(PETER, 7), storage)
+    assert storage.writes == 1
+
+
+async def test_what_was_not_committed_is_written_with_the_next_message(
+    ratchets: Ratchets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the device would be taken for a legacy one after a restart, and get text in clear."""
+    gate, shown = Gate(ratchets), Proofs("/key")
+
+    async def fails() -> None:
+        await shown.add(device(PETER, 7), ratchets)
+        raise VaultUnavailable("it does not come to a commit")
+
+    with pytest.raises(VaultUnavailable):
+        await gate.run(fails)
+    with monkeypatch.context() as patch:
+        patch.setattr(ratchets, "commit_with", refused)
+        with pytest.raises(VaultUnavailable):
+            await gate.run(lambda: shown.add(device(PETER, 8), ratchets))
+    for number in (7, 8):
+        await gate.run(partial(shown.add, device(PETER, number), ratchets))
+    again = Proofs("/key")
+    await again.load(ratchets)
+    assert again.has(PETER, 7)
+    assert again.has(PETER, 8)
 
 
 async def test_nobody_pushes_out_others(monkeypatch: pytest.MonkeyPatch) -> None:

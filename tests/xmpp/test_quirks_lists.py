@@ -10,7 +10,7 @@ from omemo.types import SignedLabel
 from slixmpp import JID
 
 from eph_e2ee.protocol.capability import LABEL_MARKER
-from eph_e2ee.xmpp import published
+from eph_e2ee.xmpp import forgetting, published
 from eph_e2ee.xmpp.parcel import MODERN, OLD
 from tests.xmpp.test_quirks import DEVICES, PETER, SENTINEL, online, settled, xml
 
@@ -174,9 +174,9 @@ async def test_lists_that_change_for_ever_fill_nothing(world: World) -> None:
         await plugin.sessions.update_device_list(OLD, PETER, devices)
         known = plugin.kept.values[f"/devices/{PETER}/list"]
         assert set(devices) <= set(known)
-        assert len(known) <= published.MAX_KNOWN
+        assert len(known) <= forgetting.MAX_KNOWN
     names = [name for name in plugin.kept.values if name.startswith(f"/devices/{PETER}/")]
-    assert len(names) <= 4 * published.MAX_KNOWN + 1
+    assert len(names) <= 4 * forgetting.MAX_KNOWN + 1
 
 
 async def test_our_own_device_is_not_cut_off(world: World) -> None:

@@ -271,12 +271,42 @@ def test_what_was_not_repaired_can_be_tried_again() -> None:
 
 
 def test_a_storm_of_devices_fills_nothing_and_repairs_nothing() -> None:
+    """Made-up accounts with made-up devices."""
     now = Time()
     repairs = Repairs(now)
     admitted = sum(
-        repairs.admits((MODERN, "rosa@example.org", each)) for each in range(5 * repair.MAXIMUM)
+        repairs.admits((MODERN, f"rosa{each % 200}@example.org", each))
+        for each in range(5 * repair.MAXIMUM)
     )
-    assert admitted == repair.MAXIMUM == len(repairs._begun)
+    assert admitted == repair.MAXIMUM == len(repairs._unasked)
     now.now += repair.PERIOD
     assert repairs.admits((MODERN, "peter@example.org", 1))
-    assert len(repairs._begun) == 1
+    assert len(repairs._unasked) == 1
+
+
+def test_an_account_uses_up_no_more_than_its_own_places() -> None:
+    repairs = Repairs(Time())
+    admitted = sum(
+        repairs.admits((MODERN, "mallory@example.org", each)) for each in range(repair.MAXIMUM)
+    )
+    assert admitted == repair.MOST_OF_ONE
+    assert repairs.admits((MODERN, "peter@example.org", 1))
+
+
+def test_who_asks_for_a_repair_needs_no_place() -> None:
+    """But each device has one in a period all the same, asked for or not."""
+    now = Time()
+    repairs = Repairs(now)
+    for each in range(repair.MAXIMUM):
+        repairs.admits((MODERN, f"mallory{each}@example.org", 1))
+    peter = MODERN, "peter@example.org", 1
+    assert not repairs.admits(peter)
+    assert repairs.admits_asked(peter)
+    assert not repairs.admits_asked(peter)
+    assert not repairs.admits_asked((MODERN, "mallory0@example.org", 1))
+    repairs.withdraw(peter)
+    assert repairs.admits_asked(peter)
+    now.now += repair.PERIOD
+    assert repairs.admits(peter)
+    assert not repairs.admits_asked(peter)
+    assert not repairs._asked

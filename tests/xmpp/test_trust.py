@@ -11,8 +11,8 @@ from omemo.session_manager import NoEligibleDevices, SenderDistrusted, StillUnde
 
 from eph_e2ee.errors import Reason, RemoteProtocolError
 from eph_e2ee.model import Trust, Untrusted
-from eph_e2ee.xmpp.parcel import MODERN
-from eph_e2ee.xmpp.trust import LEVELS, grouped, level_of
+from eph_e2ee.xmpp.parcel import MODERN, OLD
+from eph_e2ee.xmpp.trust import LEVELS, UNASKED, grouped, level_of
 from tests.xmpp.people import Person, Server, talk
 
 if TYPE_CHECKING:
@@ -57,6 +57,10 @@ async def device_of(knower: Person, known: Person) -> DeviceInformation:
 async def decide(knower: Person, known: Person, level: Trust) -> None:
     key = (await device_of(knower, known)).identity_key
     await knower.sessions.set_trust(known.jid, key, LEVELS[level].name)
+
+
+async def level(knower: Person, known: Person) -> Trust:
+    return level_of(await device_of(knower, known))
 
 
 async def standing(knower: Person, known: Person) -> Trust:
@@ -250,6 +254,59 @@ async def test_an_undecided_device_gets_its_answer(
     assert [recipient for _, recipient in server.sent] == [rosa.jid]
 
 
+async def test_blind_trust_is_told_of_once_though_an_operation_begins_again(
+    person: NewPerson, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One who is trusted blindly, and one whose device has to be decided on."""
+    rosa, peter = await person("rosa"), await person("peter")
+    anna, tablet = await person("anna"), await person("anna")
+    await rosa.knows(peter, anna)
+    await decide(rosa, anna, Trust.TRUSTED)
+    prompt = Prompt(rosa, monkeypatch)
+    prompt.decides = [tablet.device]
+    monkeypatch.setattr(type(rosa.sessions), "_btbv_enabled", True)
+    told: list[Any] = []
+
+    async def note(_: Any, devices: frozenset[DeviceInformation], identifier: str | None) -> None:
+        told.append(([device.device_id for device in devices], identifier))
+        assert await level(rosa, peter) is Trust.BLINDLY_TRUSTED
+
+    network: Any = type(rosa.sessions).network
+    monkeypatch.setattr(network, "_devices_blindly_trusted", note)
+    both = frozenset({peter.jid, anna.jid})
+    await rosa.sessions.encrypt(both, {MODERN: b"text"}, [MODERN], "for two")
+    assert prompt.asked == [[tablet.device]]
+    assert told == [([peter.device], "for two")]
+    assert server.sent == []
+
+
+@pytest.mark.parametrize("blindly", [True, False])
+async def test_what_nobody_has_asked_for_asks_nobody(
+    blindly: bool,  # noqa: FBT001 -- a parameter of the test
+    person: NewPerson,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where the application has a plugin of its own, which knows nothing of our identifier."""
+    rosa, peter = await person("rosa"), await person("peter")
+    await rosa.knows(peter)
+    prompt = Prompt(rosa, monkeypatch)
+    monkeypatch.setattr(type(rosa.sessions), "_btbv_enabled", blindly)
+    told: list[str | None] = []
+
+    async def note(_: Any, __: Any, identifier: str | None) -> None:
+        told.append(identifier)
+
+    network: Any = type(rosa.sessions).network
+    monkeypatch.setattr(network, "_devices_blindly_trusted", note)
+    sealing = rosa.sessions.encrypt(frozenset({peter.jid}), {MODERN: b"text"}, [MODERN], UNASKED)
+    if blindly:
+        await sealing
+    else:
+        with pytest.raises(StillUndecided):
+            await sealing
+    assert (prompt.asked, told) == ([], [None] * blindly)
+
+
 class Prompt:
     """Somebody who decides, and is watched at it."""
 
@@ -310,3 +367,18 @@ async def test_bundles_are_fetched_again_after_a_decision(
     bundles = [name for name in server.downloads if name == (MODERN, peter.jid, peter.device)]
     assert len(bundles) == 1
     assert len(prompt.asked) == 1
+
+
+async def test_keys_that_have_grown_old_while_people_decided_are_not_used(
+    person: NewPerson, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bundle that had to be fetched before anybody could be asked is fetched once more."""
+    rosa, peter = await person("rosa"), await person("peter")
+    await rosa.sessions.update_device_list(OLD, peter.jid, {peter.device: None})
+    rosa.route = lambda _: frozenset({OLD})
+    prompt = Prompt(rosa, monkeypatch)
+    prompt.decides = [peter.device]
+    server.downloads.clear()
+    await rosa.sessions.encrypt(frozenset({peter.jid}), {OLD: b"text"}, [OLD])
+    assert prompt.asked == [[peter.device]]
+    assert server.downloads.count((OLD, peter.jid, peter.device)) == 2
