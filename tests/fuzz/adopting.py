@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from slixmpp import JID
+from slixmpp.stanza import Message
 
 from eph_e2ee import XEP_0466
 from eph_e2ee.errors import Reason, RemoteProtocolError
@@ -43,7 +43,6 @@ class Adopted(Scene):
         self.client.plug(XEP_0466)
         self.plugin: Any = self.client.plug(OurPlugin)
         self.reasons: set[Reason] = set()
-        self.save()
         for event in EVENTS:
             self.client.add_event_handler(event, self._opened)
         self.client.add_event_handler("carbon_received", self._received)
@@ -74,6 +73,8 @@ class Adopted(Scene):
 
     async def _opened(self, stanza: Any) -> None:
         """Read a stanza; only what is documented may be raised."""
+        if not isinstance(stanza, Message):
+            return  # a copy of nothing
         timer = stanza["ephemeral"]["timer"]
         assert timer is None or 0 <= timer < 2**32
         assert stanza["i_want_out"] in (True, False)
@@ -87,15 +88,6 @@ class Adopted(Scene):
             return
         self.messages += 1
         self._texts.add(decrypted["body"])
-
-    def save(self) -> None:
-        """Make a backup of what the plugin keeps."""
-        self._saved = deepcopy(self.plugin.kept.values)
-
-    def restore(self) -> None:
-        """Go on from the backup."""
-        self.plugin.kept.values.clear()
-        self.plugin.kept.values.update(deepcopy(self._saved))
 
 
 async def _send(scene: Any, step: Element) -> None:
@@ -125,14 +117,6 @@ async def _repair(scene: Any, step: Element) -> None:
     await scene.plugin.repair(bare(step.get("jid", words.PEER)))
 
 
-async def _save_own(scene: Any, _: Element) -> None:
-    scene.save()
-
-
-async def _restore_own(scene: Any, _: Element) -> None:
-    scene.restore()
-
-
 SHARED: Final = ("session", "wait", "timer", "join", "leave", "echo", "save", "restore")
 """Deeds that need no chat."""
 
@@ -141,6 +125,4 @@ Adopted.deeds |= {name: DEEDS[name] for name in SHARED} | {
     "lists": _lists,
     "devices": _devices,
     "repair": _repair,
-    "save_own": _save_own,
-    "restore_own": _restore_own,
 }

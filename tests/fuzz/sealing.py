@@ -44,8 +44,8 @@ class Peer:
     async def begin(self) -> None:
         """Publish keys, and know whom to encrypt for."""
         await self.client.bind()
-        self.save()
         await self.plugin.sessions.refresh_device_lists(words.OWN)
+        self.save()
 
     async def encrypted(self, namespace: str, data: bytes) -> Element:
         """The `<encrypted/>` of some plaintext, from the true ratchet."""

@@ -221,6 +221,6 @@ def adopted(source: Source) -> bytes:
         step = source.one((stanza, happening, _live, _live, in_room, _copied, _in_clear))
         more = source.one((None, None, _halves, _sessions))
         steps += [step(source)] if more is None else more(source)
-    deed = source.one(("send", "send", "lists", "session", "devices", "restore_own", "save_own"))
+    deed = source.one(("send", "send", "lists", "session", "devices"))
     jid = source.one((words.PEER, words.ROOM, words.OWN))
     return case(*steps, do(deed, jid=jid), scene="adopted")
