@@ -121,9 +121,10 @@ class Backlog:
             self.begin(self._before, read=True)
 
     def stop(self) -> None:
-        """Stop reading; the next time it goes on where it stood."""
-        if self.task is not None:
+        """Stop reading, and let flow what has waited; the next time it goes on where it stood."""
+        if self.task is not None and not self.task.done():
             self.task.cancel()
+            self.task = self._account.start(self._stopped(self.task))
         self._whole = False
 
     @property
@@ -180,6 +181,12 @@ class Backlog:
         await self._tell_rest()
         if read:
             self._account.emit("ephemeral_catch_up", replace(report, done=True))
+        self._incoming.release(self._archive)
+
+    async def _stopped(self, previous: asyncio.Task[None]) -> None:
+        """Hold nothing back any more: nobody knows whether it will ever be read again."""
+        await asyncio.gather(previous, return_exceptions=True)
+        await self._tell_rest()
         self._incoming.release(self._archive)
 
     async def _catch_up(self, report: CatchUp, *, whole: bool) -> CatchUp:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from copy import deepcopy
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+from xml.etree.ElementTree import Element
 
 import omemo
 from slixmpp import JID
@@ -13,10 +15,12 @@ from slixmpp import JID
 from eph_e2ee.errors import EphemeralError
 from eph_e2ee.model import BareJid
 from tests.fuzz import words
+from tests.fuzz.answering import QUESTION, SECRET
+from tests.fuzz.source import Source
+from tests.fuzz.trees import mutated
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
-    from xml.etree.ElementTree import Element
 
     from tests.fuzz.scene import Scene
 
@@ -52,7 +56,7 @@ async def _lists(scene: Scene, step: Element) -> None:
 
 
 async def _send(scene: Scene, step: Element) -> None:
-    await scene.chat.send(step.get("jid", words.PEER), "text")
+    await scene.chat.send(step.get("jid", words.PEER), SECRET)
 
 
 async def _page(scene: Scene, step: Element) -> None:
@@ -74,13 +78,83 @@ async def _fetch(scene: Scene, _: Element) -> None:
 async def _wait(scene: Scene, step: Element) -> None:
     seconds = step.get("seconds", "")
     if seconds.isascii() and seconds.isdecimal() and len(seconds) < 9:
-        scene.clock.advance(min(int(seconds), LONGEST))
+        scene.wait(min(int(seconds), LONGEST))
 
 
 async def _caps(scene: Scene, step: Element) -> None:
     jid = step.get("jid", words.PEER)
     if "@" in jid:
         await scene.chat.capabilities(jid)
+
+
+async def _devices(scene: Scene, step: Element) -> None:
+    for device in await scene.chat.devices(step.get("jid", words.PEER)):
+        assert device.fingerprint
+
+
+async def _trust(scene: Scene, step: Element) -> None:
+    jid = step.get("jid", words.PEER)
+    for device in await scene.chat.devices(jid):
+        await done(scene.chat.trust(jid, device.device, step.get("level", "trusted")))
+
+
+async def _ask(scene: Scene, step: Element) -> None:
+    name = step.get("id", "")
+    client: Any = scene.client
+
+    def new_id() -> str:
+        del client.new_id  # the question's alone
+        return name
+
+    client.new_id = new_id
+    answer = await scene.chat.iq(step.get("jid", ""), Element(QUESTION))
+    assert answer is None or answer.tag
+
+
+async def _repair(scene: Scene, step: Element) -> None:
+    await scene.chat.repair(step.get("jid", words.PEER))
+
+
+async def _opt_out(scene: Scene, step: Element) -> None:
+    await scene.chat.opt_out(step.get("jid", words.PEER), "a reason")
+
+
+async def _confirm(scene: Scene, step: Element) -> None:
+    await scene.chat.confirm_opt_out(step.get("jid", words.PEER))
+
+
+async def _timer(scene: Scene, step: Element) -> None:
+    timers: Any = scene.client.plugin.get("xep_0466", None)
+    timers.timer(step.get("jid", words.PEER))
+
+
+async def _join(scene: Scene, _: Element) -> None:
+    scene.join()
+
+
+async def _leave(scene: Scene, _: Element) -> None:
+    rooms: Any = scene.client.plugin["xep_0045"]
+    rooms.rooms[None].pop(JID(words.ROOM), None)
+
+
+async def _echo(scene: Scene, step: Element) -> None:
+    """What was sent last comes back, as from a room."""
+    source = Source(bytes.fromhex(step.get("spoiled", "")))
+    if scene.echoes:
+        stanza = deepcopy(source.one(scene.echoes))
+        stanza.set("from", f"{words.ROOM}/peter")
+        stanza.set("to", f"{words.OWN}/peter")
+        stanza.set("type", "groupchat")
+        scene.client.receive(mutated(source, stanza))
+
+
+async def _save(scene: Scene, step: Element) -> None:
+    scene.peers[step.get("by", "rosa")].save()
+
+
+async def _restore(scene: Scene, step: Element) -> None:
+    """Somebody goes on from a backup, with keys that were used already."""
+    scene.peers[step.get("by", "rosa")].restore()
 
 
 DEEDS: Final[dict[str, Deed]] = {
@@ -93,5 +167,17 @@ DEEDS: Final[dict[str, Deed]] = {
     "fetch": _fetch,
     "wait": _wait,
     "capabilities": _caps,
+    "devices": _devices,
+    "trust": _trust,
+    "ask": _ask,
+    "repair": _repair,
+    "opt_out": _opt_out,
+    "confirm": _confirm,
+    "timer": _timer,
+    "join": _join,
+    "leave": _leave,
+    "echo": _echo,
+    "save": _save,
+    "restore": _restore,
 }
 """By the name that a case uses."""

@@ -15,14 +15,17 @@ if TYPE_CHECKING:
 
     from tests.fuzz.source import Source
 
-__all__ = ["content", "legacy", "payload", "scrambled"]
+__all__ = ["content", "iq_header", "legacy", "payload", "scrambled"]
 
 AGREEMENT: Final = "{eph-e2ee:agreement:0}"
 CLIENT: Final = "{jabber:client}"
 MARKERS: Final = "{urn:xmpp:chat-markers:0}"
+OMEMO: Final = "{urn:xmpp:omemo:2}"
+QUERY: Final = "{urn:example:software}"
 READ: Final = "{eph-e2ee:read:0}"
 RECEIPTS: Final = "{urn:xmpp:receipts}"
 SCE: Final = "{urn:xmpp:sce:1}"
+STANZAS: Final = "{urn:ietf:params:xml:ns:xmpp-stanzas}"
 
 VECTORS: Final = tuple(vector.data for vector in map(load, NAMES) if len(vector.data) < 4096)
 """Known ones, right and wrong."""
@@ -35,19 +38,33 @@ TOKENS: Final = (
 )
 
 
-def payload(source: Source, to: str) -> bytes:
-    """The plaintext of an omemo:2 message to an account; mostly an envelope that can be read."""
+def payload(source: Source, to: str, header: Element | None = None) -> bytes:
+    """The plaintext of an omemo:2 stanza to an account; mostly an envelope that can be read.
+
+    With `header`, which an affix is, it is an IQ's: as a rule one that has one payload.
+    """
     if source.chance(24):
         return source.take(255)
     if source.chance(24):
         return scrambled(source, source.one(VECTORS))
-    envelope = element(f"{SCE}envelope", element(f"{SCE}content", *content(source)))
+    inside = content(source) if header is None or source.chance(6) else _answer(source)
+    envelope = element(f"{SCE}envelope", element(f"{SCE}content", *inside))
     envelope.extend(_affixes(source, to))
+    if header is not None:
+        envelope[2].set("stamp", words.NOW)
+        envelope.extend([header] * source.one((1, 1, 1, 1, 1, 0, 2)))
     # Changed more often than not, the outermost addresses would be the only thing looked at.
     if source.chance(2):
         mutated(source, envelope)
     data = _text(expanded(envelope))
     return scrambled(source, data) if source.chance(6) else data
+
+
+def iq_header(source: Source, kind: str, iq_id: str, sender: str, recipient: str) -> Element:
+    """The affix that names the IQ that an envelope is made for; mostly the right one."""
+    made = element("{eph-e2ee:iq:0}iq", type=kind, id=iq_id, to=recipient)
+    made.set("from", sender)
+    return mutated(source, made) if source.chance(6) else made
 
 
 def legacy(source: Source) -> bytes:
@@ -76,6 +93,10 @@ def scrambled(source: Source, data: bytes) -> bytes:
         else:
             data = data[:at] + data[max(0, at - 32) : at] * source.below(64) + data[at:]
     return data
+
+
+def _answer(source: Source) -> list[Element]:
+    return [source.one((_query, _query, _error, _other))(source) for _ in range(source.below(3))]
 
 
 def _text(envelope: Element) -> bytes:
@@ -109,6 +130,24 @@ def _ephemeral(source: Source) -> Element:
 def _opt_out(source: Source) -> Element:
     namespace = source.one(("urn:xmpp:ephemeral:0", "jabber:client", "urn:xmpp:sce:1", "x"))
     return element(f"{{{namespace}}}i-want-out")
+
+
+def _opt_out_of_omemo(source: Source) -> Element:
+    reasons = [element(f"{OMEMO}reason", text=words.text(source)) for _ in range(source.below(3))]
+    return element(f"{OMEMO}opt-out", *reasons)
+
+
+def _query(source: Source) -> Element:
+    inside = bloated(source) if source.chance(30) else element(f"{QUERY}x", text=words.text(source))
+    return element(f"{QUERY}{source.one(('query', 'query', 'x'))}", inside, id=words.name(source))
+
+
+def _error(source: Source) -> Element:
+    made = element(source.one((f"{CLIENT}error", f"{SCE}error")), type=words.text(source))
+    for _ in range(source.below(4)):
+        condition = source.one(("forbidden", "gone", "text", "x", "\u00e4"))
+        made.append(element(f"{STANZAS}{condition}", text=words.text(source)))
+    return made
 
 
 def _setting(source: Source) -> Element:
@@ -163,5 +202,5 @@ def _bloated(source: Source) -> Element:
 
 ELEMENTS: Final[tuple[Callable[[Source], Element], ...]] = (
     *(_body, _body, _ephemeral, _ephemeral, _setting, _setting, _receipt, _read, _wanted),
-    *(_opt_out, _other, _for_servers, _bloated),
+    *(_opt_out, _opt_out_of_omemo, _other, _for_servers, _bloated, _error, _query),
 )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, Final
 from xml.etree.ElementTree import Element, fromstring, tostring
 
 from eph_e2ee.errors import RemoteProtocolError
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["GOOD", "Peer", "fill", "seal"]
 
+PUBSUB: Final = "{http://jabber.org/protocol/pubsub}"
+
 GOOD: Final = "clara@example.org"
 """Somebody whose messages nobody touches: they must arrive whatever else does."""
 
@@ -35,12 +38,14 @@ class Peer:
         self._world = world
         self.client = TestClient(world, jid)
         world.clients.append(self.client)
-        self.plugin: OurPlugin = self.client.plug(OurPlugin)
+        self.plugin: Any = self.client.plug(OurPlugin)
+        self._saved: dict[str, Any] = {}
 
     async def begin(self) -> None:
         """Publish keys, and know whom to encrypt for."""
         await self.client.bind()
         await self.plugin.sessions.refresh_device_lists(words.OWN)
+        self.save()
 
     async def encrypted(self, namespace: str, data: bytes) -> Element:
         """The `<encrypted/>` of some plaintext, from the true ratchet."""
@@ -48,6 +53,34 @@ class Peer:
         sealed = await self.plugin.gate.run(lambda: self.plugin.seal(own, {namespace: data}))
         (message,) = [each for each in sealed.messages if each.namespace == namespace]
         return fromstring(tostring(written(message)))  # noqa: S314 -- ours
+
+    def published(self, node: str) -> Element:
+        """What stands in a node of this account's, as an answer holds it."""
+        own = self.client.boundjid.bare
+        items = Element(f"{PUBSUB}items", {"node": node})
+        for (account, name), held in self._world.items.items():
+            if account == own and name.startswith(node):
+                for key, value in held.items():
+                    item = Element(f"{PUBSUB}item", {"id": key})
+                    item.append(deepcopy(value))
+                    items.append(item)
+        answer = Element(f"{PUBSUB}pubsub")
+        answer.append(items)
+        return answer
+
+    def save(self) -> None:
+        """Make a backup of the sessions."""
+        self._saved = deepcopy(self._values)
+
+    def restore(self) -> None:
+        """Go on from the backup, as if nothing had happened since."""
+        self._values.clear()
+        self._values.update(deepcopy(self._saved))
+
+    @property
+    def _values(self) -> dict[str, Any]:
+        values: dict[str, Any] = self.plugin.kept.values
+        return values
 
     async def greeting(self, text: str) -> Element:
         """A stanza as it should be, with a text."""
@@ -86,24 +119,38 @@ def seal(source: Source, data: bytes, *, by: str, namespace: str = MODERN) -> El
     return made
 
 
-async def fill(step: Element, peers: dict[str, Peer], device: int) -> None:
-    """Encrypt what is to be sealed in a step, and name our device where it is to be named."""
+async def fill(step: Element, peers: dict[str, Peer], device: int, now: str) -> None:
+    """Encrypt what is to be sealed in a step, and put in what nobody knows before it runs.
+
+    That is our device's number, the time, and what people have published.
+    """
     for parent in list(step.iter()):
         if parent.get("rid") == words.DEVICE:
             parent.set("rid", str(device))
         for index, child in enumerate(parent):
             if child.tag == f"{FUZZ}sealed":
-                parent[index] = await _sealed(child, peers)
+                parent[index] = await _sealed(child, peers, now)
+            elif child.tag == f"{FUZZ}published":
+                parent[index] = _spoiled(child, _peer(child, peers).published(child.get("of", "")))
 
 
-async def _sealed(child: Element, peers: dict[str, Peer]) -> Element:
+def _peer(child: Element, peers: dict[str, Peer]) -> Peer:
+    return peers.get(child.get("by", ""), peers["rosa"])
+
+
+async def _sealed(child: Element, peers: dict[str, Peer], now: str) -> Element:
     data = (child.text or "").encode()
     coded = child.get("base64")
     if coded is not None:
         with suppress(ValueError):
             data = base64.b64decode(coded)
-    peer = peers.get(child.get("by", ""), peers["rosa"])
-    made = await peer.encrypted(OLD if child.get("as") == "legacy" else MODERN, data)
+    data = data.replace(words.NOW.encode(), now.encode())
+    namespace = OLD if child.get("as") == "legacy" else MODERN
+    return _spoiled(child, await _peer(child, peers).encrypted(namespace, data))
+
+
+def _spoiled(child: Element, made: Element) -> Element:
+    """The same with the changes that a case has for it."""
     spoiled = child.get("spoiled")
     if spoiled is None:
         return made

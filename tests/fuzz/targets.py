@@ -8,13 +8,15 @@ raises `Found` for whatever must not happen. A surface is added as one more func
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from tests.fuzz.adopting import Adopted
 from tests.fuzz.census import Census
 from tests.fuzz.pure import PURE
-from tests.fuzz.scene import Scene
+from tests.fuzz.scene import Scene, Wary
 from tests.fuzz.staged import STAGED
 from tests.fuzz.trees import read
 from tests.fuzz.watching import Found, Watch
@@ -34,6 +36,10 @@ PROBING: Final = 50
 
 NAMES: Final = (*PURE, *STAGED)
 """Of all targets."""
+
+
+SCENES: Final[dict[str, type[Scene]]] = {"wary": Wary, "adopted": Adopted}
+"""By the name that a case gives; any other name, or none, is the usual one's."""
 
 
 @dataclass
@@ -69,7 +75,7 @@ class Target:
 
 
 class Stage:
-    """Scenes, one after the other, on a folder in memory where there is one.
+    """Scenes, one after the other of each kind, in folders in memory where there are such.
 
     Attributes:
         watch: what has been heard meanwhile.
@@ -80,55 +86,63 @@ class Stage:
 
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
-        self._scene: Scene | None = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._played = 0
+        self._scenes: dict[str, tuple[Scene, tempfile.TemporaryDirectory[str]]] = {}
+        self._played: Counter[str] = Counter()
         self.census = Census()
         self.rejections = self.messages = 0
 
     def play(self, material: bytes) -> None:
         """Play a case, and now and then look whether the scene still lives."""
-        if self._scene is None or self._played >= LIFE:
-            self.close()
-            self._begin()
-        assert self._scene is not None
-        self._played += 1
+        case = read(material)
+        kind = case.get("scene", "")
+        if self._played[kind] >= LIFE:
+            self._end(kind)
+        scene = self._scene(kind)
+        self._played[kind] += 1
         try:
-            self._scene.play(read(material))
-            if self._played % PROBING == 0:
-                self.probe()
+            scene.play(case)
+            if self._played[kind] % PROBING == 0:
+                self._probe(scene)
         except Found:
-            self._played = LIFE  # who knows what is left of it
+            self._played[kind] = LIFE  # who knows what is left of it
             raise
 
     def probe(self) -> None:
-        """Look whether somebody else's messages still arrive.
+        """Look whether somebody else's messages still arrive, in every scene that was played.
 
         Raises:
             Found: they do not.
         """
-        if self._scene is None:
-            self._begin()
-        assert self._scene is not None
-        self._scene.probe()
-        self.census.take(self._scene.chat)
+        self._scene("")
+        for scene, _ in list(self._scenes.values()):
+            self._probe(scene)
 
     def close(self) -> None:
-        """End the scene."""
-        scene, self._scene = self._scene, None
-        if scene is not None:
-            self.rejections += scene.rejections
-            self.messages += scene.messages
-            scene.close()
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+        """End the scenes."""
+        for kind in list(self._scenes):
+            self._end(kind)
 
-    def _begin(self) -> None:
-        memory = Path("/dev/shm")  # noqa: S108 -- a folder of its own is made in it
-        self._folder = tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None)
-        self._scene = Scene(Path(self._folder.name) / "vault", self.watch)
-        self._played = 0
+    def _probe(self, scene: Scene) -> None:
+        scene.probe()
+        self.census.take(scene.held)
+
+    def _end(self, kind: str) -> None:
+        del self._played[kind]
+        if kind not in self._scenes:
+            return
+        scene, folder = self._scenes.pop(kind)
+        self.rejections += scene.rejections
+        self.messages += scene.messages
+        scene.close()
+        folder.cleanup()
+
+    def _scene(self, kind: str) -> Scene:
+        if kind not in self._scenes:
+            memory = Path("/dev/shm")  # noqa: S108 -- a folder of its own is made in it
+            folder = tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None)
+            made = SCENES.get(kind, Scene)(Path(folder.name) / "vault", self.watch)
+            self._scenes[kind] = made, folder
+        return self._scenes[kind][0]
 
 
 def target(name: str, stage: Stage | None = None) -> Target:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from tests.fuzz.watching import Found
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from eph_e2ee import Chat
 
 __all__ = ["Loop", "Quiet"]
@@ -39,11 +41,18 @@ class Loop(asyncio.SelectorEventLoop):
 
 
 class Quiet:
-    """Knows what a chat has running when nothing happens, and waits for the rest to end."""
+    """Knows what a scene has running when nothing happens, and waits for the rest to end.
 
-    def __init__(self, chat: Chat, loop: Loop) -> None:
-        self._chat = chat
+    Args:
+        loop: where it runs.
+        chat: whose work is awaited; None where there is the plugin alone.
+        skip: lets seconds pass.
+    """
+
+    def __init__(self, loop: Loop, chat: Chat | None, skip: Callable[[float], None]) -> None:
         self._loop = loop
+        self._chat = chat
+        self._skip = skip
         self._resident = set[Any]()
 
     async def begin(self) -> None:
@@ -67,7 +76,7 @@ class Quiet:
             still = still + 1 if busy == before else 0
             before = busy
             if still > PATIENCE:
-                self._loop.ahead += SKIPPED
+                self._skip(SKIPPED)
                 still = 0
         names = sorted(_name(task) for task in before)
         raise Found("it goes on and on", " ".join(names))
@@ -75,13 +84,15 @@ class Quiet:
     async def _round(self) -> None:
         for _ in range(8):
             await asyncio.sleep(0)
-        if self._busy():
+        if self._chat is not None and self._busy():
             await self._chat._vault.transact(lambda _: None)
 
     def _busy(self) -> set[Any]:
         others = asyncio.all_tasks() - self._resident - {asyncio.current_task()}
         # The expiry waits for its next deadline in a task of its own.
         busy: set[Any] = {task for task in others if _name(task) != WAITING}
+        if self._chat is None:
+            return busy
         telling = self._chat._tasks[1]
         waits: Any = telling.get_coro()
         waiting = getattr(waits.cr_await, "__qualname__", "") == WAITING

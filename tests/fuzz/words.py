@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEVICE",
+    "NOW",
     "OWN",
     "PEER",
     "ROOM",
@@ -25,6 +26,9 @@ OWN: Final = "peter@example.org"
 PEER: Final = "rosa@example.org"
 ROOM: Final = "room@rooms.example.org"
 SERVER: Final = "example.org"
+
+NOW: Final = "2025-06-15T15:06:41Z"
+"""Stands, in what is sealed, for the time at which that happens."""
 
 DEVICE: Final = "27183"
 """Stands for our own device, whose number nobody knows before it runs."""
@@ -60,6 +64,7 @@ NUMBERS: Final = (
     *("true", "false", "yes", "\u00b2", "\u2460", "1\n", "\t1", "18446744073709551616"),
 )
 STAMPS: Final = (
+    *(NOW, NOW),
     *("2025-06-15T15:06:40.000Z", "2025-06-15T15:06:40Z", "2025-06-15T15:06:40.000+02:00"),
     *("0001-01-01T00:00:00.000Z", "9999-12-31T23:59:59.999Z", "0001-01-01T00:00:00+14:00"),
     *("9999-12-31T23:59:59-14:00", "1969-12-31T23:59:59Z", "2038-01-19T03:14:08Z", "", "now"),
