@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from eph_e2ee.clock import Clock
-from eph_e2ee.errors import LocalProtocolError, VaultDamaged
+from eph_e2ee.errors import LocalProtocolError, RemoteProtocolError, VaultDamaged
 from eph_e2ee.incoming import Incoming
 from eph_e2ee.model import BareJid, MessageId, Seconds
 from eph_e2ee.protocol import xml
@@ -166,8 +166,9 @@ def _sender(item: _Item) -> BareJid:
 
 def _packed(arrival: Arrival, now: float) -> _Item | None:
     try:
-        stanza = xml.serialize(arrival.xml).decode()
-    except LocalProtocolError:  # more elements than any message has
+        data = xml.serialize(arrival.xml)
+        xml.parse(data)
+    except (LocalProtocolError, RemoteProtocolError):  # larger or deeper than any message
         return None
     sent_at = datetime.fromtimestamp(now, UTC) if arrival.sent_at is None else arrival.sent_at
     rest = [
@@ -180,7 +181,7 @@ def _packed(arrival: Arrival, now: float) -> _Item | None:
         arrival.room,
         arrival.member,
     ]
-    return _Item(now, sending_device(arrival.xml), stanza, rest)
+    return _Item(now, sending_device(arrival.xml), data.decode(), rest)
 
 
 def _unpacked(item: _Item) -> Arrival:
