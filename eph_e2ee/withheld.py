@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from eph_e2ee.clock import Clock
-from eph_e2ee.errors import LocalProtocolError, VaultDamaged
+from eph_e2ee.errors import LocalProtocolError, RemoteProtocolError, VaultDamaged
 from eph_e2ee.incoming import Incoming
 from eph_e2ee.model import BareJid, MessageId, Seconds
 from eph_e2ee.protocol import xml
@@ -199,8 +199,9 @@ def _size(items: list[_Item]) -> int:
 
 def _packed(arrival: Arrival, now: float, fingerprint: str | None) -> _Item | None:
     try:
-        stanza = xml.serialize(arrival.xml).decode()
-    except LocalProtocolError:  # more elements than any message has
+        data = xml.serialize(arrival.xml)
+        xml.parse(data)
+    except (LocalProtocolError, RemoteProtocolError):  # larger or deeper than any message
         return None
     sent_at = datetime.fromtimestamp(now, UTC) if arrival.sent_at is None else arrival.sent_at
     rest = [
@@ -214,7 +215,7 @@ def _packed(arrival: Arrival, now: float, fingerprint: str | None) -> _Item | No
         arrival.member,
     ]
     digest = _digest(arrival, fingerprint)
-    return _Item(now, sending_device(arrival.xml), stanza, rest, digest)
+    return _Item(now, sending_device(arrival.xml), data.decode(), rest, digest)
 
 
 def _digest(arrival: Arrival, fingerprint: str | None) -> str:

@@ -93,7 +93,7 @@ class State:
         try:
             phase, stamp = json.loads(text)
             return cls(Phase(phase), int(stamp))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError, RecursionError):
             raise VaultDamaged("what is known of an opt-out is damaged") from None
 
 

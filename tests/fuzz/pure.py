@@ -11,10 +11,12 @@ from eph_e2ee.model import BareJid, DeviceId, Seconds
 from eph_e2ee.protocol import agreement, envelope, ephemeral, marks, setting, stamps, xml
 from eph_e2ee.protocol.agreement import Agreement, Speech
 from eph_e2ee.protocol.envelope import Expected
+from eph_e2ee.protocol.iqheader import IqHeader
 from eph_e2ee.xmpp import parcel, servertime, stanzas
 from tests.fuzz import payloads, words
 from tests.fuzz.stanzas import encrypted, message
 from tests.fuzz.trees import element, expanded, mutated, read, written
+from tests.fuzz.values import VALUES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +27,7 @@ __all__ = ["PURE"]
 
 NOW: Final = datetime(2025, 6, 15, 15, 6, 40, tzinfo=UTC)
 DEVICE: Final = int(words.DEVICE)
+IQ: Final = ("get", "known", f"{words.PEER}/rosa", f"{words.OWN}/peter")
 
 
 def _xml(source: Source) -> bytes:
@@ -45,7 +48,10 @@ def _read_xml(material: bytes) -> None:
 
 
 def _payload(source: Source) -> bytes:
-    return payloads.payload(source, words.OWN)
+    header = None
+    if source.chance(2):
+        header = payloads.iq_header(source, *IQ)
+    return payloads.payload(source, words.OWN, header)
 
 
 def _read_envelope(material: bytes) -> None:
@@ -58,6 +64,7 @@ def _read_envelope(material: bytes) -> None:
             margin=timedelta(hours=1),
             strict_time=group,
             normalise=stanzas.bare,
+            header=IqHeader(*IQ) if group else None,
         )
         try:
             opened = envelope.read(material)
@@ -160,5 +167,6 @@ PURE: Final[dict[str, tuple[Callable[[Source], bytes], Callable[[bytes], None]]]
     "stamps": (_stamp, _read_stamp),
     "addresses": (_address, _read_address),
     "encrypted": (_encrypted, _read_encrypted),
+    **VALUES,
 }
 """By name: what makes an input of bytes, and what reads it."""

@@ -25,6 +25,7 @@ __all__ = [
     "adopted",
     "clear",
     "halves",
+    "in_clear",
     "published",
     "questions",
     "sessions",
@@ -175,12 +176,13 @@ def _published(source: Source) -> Element:
 
 def clear(source: Source) -> bytes:
     """Timers in clear, on messages, copies and in rooms."""
-    made = [_in_clear(source) for _ in range(1 + source.below(4))]
+    made = [in_clear(source) for _ in range(1 + source.below(4))]
     deed = do(source.one(("", "echo", "session", "timer", "join")), jid=words.PEER)
     return case(*made, deed, scene=source.one(("", "adopted")))
 
 
-def _in_clear(source: Source) -> Element:
+def in_clear(source: Source) -> Element:
+    """A message that is not encrypted, with timers and what looks like them."""
     made = element(f"{CLIENT}message", id=words.name(source), to=OWN_DEVICE)
     made.set("from", source.one((PEERS_DEVICE, f"{words.ROOM}/rosa", words.address(source))))
     made.set("type", source.one(("chat", "groupchat", "normal", "headline", "error")))
@@ -218,7 +220,7 @@ def adopted(source: Source) -> bytes:
     """Everything at an application that reads with the plugin alone."""
     steps: list[Element] = []
     for _ in range(1 + source.below(3)):
-        step = source.one((stanza, happening, _live, _live, in_room, _copied, _in_clear))
+        step = source.one((stanza, happening, _live, _live, in_room, _copied, in_clear))
         more = source.one((None, None, _halves, _sessions))
         steps += [step(source)] if more is None else more(source)
     deed = source.one(("send", "send", "lists", "session", "devices"))

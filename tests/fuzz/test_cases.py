@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 FOLDER: Final = Path(__file__).parent / "cases"
 CASES: Final = sorted(path.name for path in FOLDER.iterdir())
 
-REASONS: Final[dict[str, str]] = {}
+REASONS: Final[dict[str, str]] = {
+    "optouts.deeper-than-json-is-read": "A damaged opt-out of the vault raised RecursionError.",
+}
 """Of cases of bytes, by the file's name."""
 
 
