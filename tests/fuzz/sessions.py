@@ -43,6 +43,8 @@ ASKED: Final = "asked"
 OWN_DEVICE: Final = f"{words.OWN}/peter"
 PEERS_DEVICE: Final = f"{words.PEER}/rosa"
 
+DEEDS: Final = (*("", "save", "restore", "repair", "opt_out", "confirm", "send", "wait", "lose"),)
+
 PUBLISHED: Final = (
     *(f"{MODERN}:bundles", f"{MODERN}:devices", f"{OLD}.bundles", f"{OLD}.devicelist", ""),
 )
@@ -77,7 +79,7 @@ def _sealed(source: Source, header: Element) -> Element:
     if source.chance(12):
         return encrypted(source)
     data = payloads.payload(source, words.OWN, header)
-    by = source.one(("rosa", "rosa", "rosa", "second", "clara"))
+    by = source.one(("rosa", "rosa", "rosa", "rosa", "rosa", "rosa", "second", "clara"))
     return seal(source, data, by=by, namespace=OLD if source.chance(12) else MODERN)
 
 
@@ -129,7 +131,7 @@ def _sessions(source: Source) -> list[Element]:
     steps: list[Element] = []
     for _ in range(1 + source.below(5)):
         steps.append(mail(source, "rosa", words.OWN))
-        deed = source.one(("", "save", "restore", "repair", "opt_out", "confirm", "send", "wait"))
+        deed = source.one(DEEDS)
         steps.append(do(deed, by="rosa", jid=words.PEER, seconds=words.number(source)))
     return steps
 
@@ -163,7 +165,9 @@ def published(source: Source) -> bytes:
     """True lists and bundles with something wrong in them, downloaded or told of."""
     steps = [_published(source) for _ in range(1 + source.below(2))]
     jid = source.one((words.PEER, words.OWN, f"m{source.below(64)}@example.net"))
-    deed = source.one(("lists", "send", "repair", "devices", "session"))
+    if not source.chance(4):
+        steps.append(do("lose", jid=jid))
+    deed = source.one(("lists", "send", "send", "repair", "devices", "session"))
     return case(*steps, do(deed, jid=jid), scene=source.one(("", "wary", "adopted")))
 
 
@@ -218,7 +222,7 @@ MARKS: Final = (_timer, _timer, _body, _body, _opt_out, _sign)
 
 def adopted(source: Source) -> bytes:
     """Everything at an application that reads with the plugin alone."""
-    steps: list[Element] = []
+    steps: list[Element] = [do("echo")] if source.chance(3) else []
     for _ in range(1 + source.below(3)):
         step = source.one((stanza, happening, _live, _live, in_room, _copied, in_clear))
         more = source.one((None, None, _halves, _sessions))
