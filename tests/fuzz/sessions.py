@@ -6,6 +6,7 @@ its own, with the plugin alone.
 
 from __future__ import annotations
 
+import base64
 from typing import TYPE_CHECKING, Final
 
 from eph_e2ee.xmpp.parcel import MODERN, OLD
@@ -45,8 +46,18 @@ PEERS_DEVICE: Final = f"{words.PEER}/rosa"
 
 DEEDS: Final = (*("", "save", "restore", "repair", "opt_out", "confirm", "send", "wait", "lose"),)
 
+KEYS: Final = (bytes(32), b"\1" + bytes(31), b"\xff" * 32, bytes(31), bytes(64), b"")
+"""Those of a small order, and those that are none."""
+
 PUBLISHED: Final = (
-    *(f"{MODERN}:bundles", f"{MODERN}:devices", f"{OLD}.bundles", f"{OLD}.devicelist", ""),
+    *(
+        f"{MODERN}:bundles",
+        f"{MODERN}:bundles",
+        f"{MODERN}:devices",
+        f"{OLD}.bundles",
+        f"{OLD}.devicelist",
+        "",
+    ),
 )
 """Beginnings of nodes."""
 
@@ -164,7 +175,7 @@ def _copied(source: Source) -> Element:
 def published(source: Source) -> bytes:
     """True lists and bundles with something wrong in them, downloaded or told of."""
     steps = [_published(source) for _ in range(1 + source.below(2))]
-    jid = source.one((words.PEER, words.OWN, f"m{source.below(64)}@example.net"))
+    jid = source.one((words.PEER, words.PEER, words.OWN, f"m{source.below(64)}@example.net"))
     if not source.chance(4):
         steps.append(do("lose", jid=jid))
     deed = source.one(("lists", "send", "send", "repair", "devices", "session"))
@@ -172,10 +183,14 @@ def published(source: Source) -> bytes:
 
 
 def _published(source: Source) -> Element:
-    held = element(f"{FUZZ}published", by=source.one(("rosa", "second", "clara")))
+    held = element(f"{FUZZ}published", by=source.one(("rosa", "rosa", "second", "clara")))
     held.set("of", source.one(PUBLISHED))
-    held.set("spoiled", source.take(24).hex())
-    return answer(source, source.one(("bundle", "devices")), held)
+    if source.chance(3):
+        held.set("spoiled", source.take(24).hex())
+    else:
+        held.set("at", str(source.below(6)))
+        held.set("key", base64.b64encode(source.one((*KEYS, source.take(64)))).decode())
+    return answer(source, source.one(("bundle", "bundle", "devices")), held)
 
 
 def clear(source: Source) -> bytes:
