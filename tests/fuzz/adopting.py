@@ -58,9 +58,9 @@ class Adopted(Scene):
         return self.plugin
 
     @property
-    def device(self) -> int:
-        """Our own device's number."""
-        return int(self.plugin.own_device)
+    def omemo(self) -> Any:
+        """The OMEMO plugin."""
+        return self.plugin
 
     async def _closed(self) -> None:
         """The world ends the plugin."""
@@ -117,7 +117,7 @@ async def _repair(scene: Any, step: Element) -> None:
     await scene.plugin.repair(bare(step.get("jid", words.PEER)))
 
 
-SHARED: Final = ("session", "wait", "timer", "join", "leave", "echo", "save", "restore")
+SHARED: Final = ("session", "wait", "timer", "join", "leave", "echo", "lose", "save", "restore")
 """Deeds that need no chat."""
 
 Adopted.deeds |= {name: DEEDS[name] for name in SHARED} | {

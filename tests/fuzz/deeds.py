@@ -148,12 +148,24 @@ async def _leave(scene: Scene, _: Element) -> None:
 async def _echo(scene: Scene, step: Element) -> None:
     """What was sent last comes back, as from a room."""
     source = Source(bytes.fromhex(step.get("spoiled", "")))
+    told = [each for each in scene.echoes if each.get("type") == "groupchat"]
     if scene.echoes:
-        stanza = deepcopy(source.one(scene.echoes))
+        stanza = deepcopy(source.one(told or scene.echoes))
         stanza.set("from", f"{words.ROOM}/peter")
         stanza.set("to", f"{words.OWN}/peter")
         stanza.set("type", "groupchat")
         scene.client.receive(mutated(source, stanza))
+
+
+async def _lose(scene: Scene, step: Element) -> None:
+    """Our sessions with somebody are gone: the next ones need his bundles."""
+    plugin = scene.omemo
+
+    async def lost() -> None:
+        for backend in plugin.sessions.backends.values():
+            await backend.purge_bare_jid(step.get("jid", words.PEER))
+
+    await plugin.gate.run(lost)
 
 
 async def _save(scene: Scene, step: Element) -> None:
@@ -185,6 +197,7 @@ DEEDS: Final[dict[str, Deed]] = {
     "join": _join,
     "leave": _leave,
     "echo": _echo,
+    "lose": _lose,
     "save": _save,
     "restore": _restore,
 }

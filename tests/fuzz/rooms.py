@@ -34,6 +34,9 @@ def rooms(source: Source) -> bytes:
         steps.insert(0, answer(source, "members", _list(source)))
     if source.chance(3):
         steps.insert(0, answer(source, "disco", _features(source)))
+    if source.chance(3):
+        steps.append(answer(source, "archive", *(_archived(source, "?") for _ in range(4)), _end()))
+        steps.append(do("page", jid=words.ROOM))
     deed = source.one(("send", "send", "echo", "join", "session", "page", "leave"))
     return case(*steps, do(deed, jid=words.ROOM))
 
@@ -80,12 +83,17 @@ def _said(source: Source) -> Element:
     return made
 
 
-def _archived(source: Source) -> Element:
+def _archived(source: Source, query: str = "") -> Element:
     made = element(f"{FORWARD}forwarded", delay(source), _said(source))
-    result = element(f"{MAM}result", made, queryid=words.name(source), id=words.name(source))
+    named = query or words.name(source)
+    result = element(f"{MAM}result", made, queryid=named, id=words.name(source))
     message = told(source, result)
     message.set("from", words.ROOM)
     return message
+
+
+def _end() -> Element:
+    return element(f"{MAM}fin", complete="true")
 
 
 def _joined(_: Source) -> Element:

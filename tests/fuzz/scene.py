@@ -150,9 +150,14 @@ class Scene:
         return self.chat
 
     @property
+    def omemo(self) -> Any:
+        """The OMEMO plugin."""
+        return self.chat._account.omemo
+
+    @property
     def device(self) -> int:
         """Our own device's number."""
-        return int(self.chat._account.device)
+        return int(self.omemo.own_device)
 
     def wait(self, seconds: float) -> None:
         """Let time pass."""

@@ -122,7 +122,7 @@ def seal(source: Source, data: bytes, *, by: str, namespace: str = MODERN) -> El
 async def fill(step: Element, peers: dict[str, Peer], device: int, now: str) -> None:
     """Encrypt what is to be sealed in a step, and put in what nobody knows before it runs.
 
-    That is our device's number, the time, and what people have published.
+    That is our device's number, the time, and what people have published, perhaps with other keys.
     """
     for parent in list(step.iter()):
         if parent.get("rid") == words.DEVICE:
@@ -131,7 +131,16 @@ async def fill(step: Element, peers: dict[str, Peer], device: int, now: str) -> 
             if child.tag == f"{FUZZ}sealed":
                 parent[index] = await _sealed(child, peers, now)
             elif child.tag == f"{FUZZ}published":
-                parent[index] = _spoiled(child, _peer(child, peers).published(child.get("of", "")))
+                made = _peer(child, peers).published(child.get("of", ""))
+                parent[index] = _spoiled(child, _with_key(child, made))
+
+
+def _with_key(child: Element, made: Element) -> Element:
+    """The same with one of its keys replaced, if the case says so."""
+    at, texts = child.get("at", ""), [each for each in made.iter() if each.text]
+    if texts and at.isascii() and at.isdecimal():
+        texts[int(at) % len(texts)].text = child.get("key", "")
+    return made
 
 
 def _peer(child: Element, peers: dict[str, Peer]) -> Peer:

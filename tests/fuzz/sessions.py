@@ -6,6 +6,7 @@ its own, with the plugin alone.
 
 from __future__ import annotations
 
+import base64
 from typing import TYPE_CHECKING, Final
 
 from eph_e2ee.xmpp.parcel import MODERN, OLD
@@ -43,8 +44,20 @@ ASKED: Final = "asked"
 OWN_DEVICE: Final = f"{words.OWN}/peter"
 PEERS_DEVICE: Final = f"{words.PEER}/rosa"
 
+DEEDS: Final = (*("", "save", "restore", "repair", "opt_out", "confirm", "send", "wait", "lose"),)
+
+KEYS: Final = (bytes(32), b"\1" + bytes(31), b"\xff" * 32, bytes(31), bytes(64), b"")
+"""Those of a small order, and those that are none."""
+
 PUBLISHED: Final = (
-    *(f"{MODERN}:bundles", f"{MODERN}:devices", f"{OLD}.bundles", f"{OLD}.devicelist", ""),
+    *(
+        f"{MODERN}:bundles",
+        f"{MODERN}:bundles",
+        f"{MODERN}:devices",
+        f"{OLD}.bundles",
+        f"{OLD}.devicelist",
+        "",
+    ),
 )
 """Beginnings of nodes."""
 
@@ -77,7 +90,7 @@ def _sealed(source: Source, header: Element) -> Element:
     if source.chance(12):
         return encrypted(source)
     data = payloads.payload(source, words.OWN, header)
-    by = source.one(("rosa", "rosa", "rosa", "second", "clara"))
+    by = source.one(("rosa", "rosa", "rosa", "rosa", "rosa", "rosa", "second", "clara"))
     return seal(source, data, by=by, namespace=OLD if source.chance(12) else MODERN)
 
 
@@ -129,7 +142,7 @@ def _sessions(source: Source) -> list[Element]:
     steps: list[Element] = []
     for _ in range(1 + source.below(5)):
         steps.append(mail(source, "rosa", words.OWN))
-        deed = source.one(("", "save", "restore", "repair", "opt_out", "confirm", "send", "wait"))
+        deed = source.one(DEEDS)
         steps.append(do(deed, by="rosa", jid=words.PEER, seconds=words.number(source)))
     return steps
 
@@ -162,16 +175,22 @@ def _copied(source: Source) -> Element:
 def published(source: Source) -> bytes:
     """True lists and bundles with something wrong in them, downloaded or told of."""
     steps = [_published(source) for _ in range(1 + source.below(2))]
-    jid = source.one((words.PEER, words.OWN, f"m{source.below(64)}@example.net"))
-    deed = source.one(("lists", "send", "repair", "devices", "session"))
+    jid = source.one((words.PEER, words.PEER, words.OWN, f"m{source.below(64)}@example.net"))
+    if not source.chance(4):
+        steps.append(do("lose", jid=jid))
+    deed = source.one(("lists", "send", "send", "repair", "devices", "session"))
     return case(*steps, do(deed, jid=jid), scene=source.one(("", "wary", "adopted")))
 
 
 def _published(source: Source) -> Element:
-    held = element(f"{FUZZ}published", by=source.one(("rosa", "second", "clara")))
+    held = element(f"{FUZZ}published", by=source.one(("rosa", "rosa", "second", "clara")))
     held.set("of", source.one(PUBLISHED))
-    held.set("spoiled", source.take(24).hex())
-    return answer(source, source.one(("bundle", "devices")), held)
+    if source.chance(3):
+        held.set("spoiled", source.take(24).hex())
+    else:
+        held.set("at", str(source.below(6)))
+        held.set("key", base64.b64encode(source.one((*KEYS, source.take(64)))).decode())
+    return answer(source, source.one(("bundle", "bundle", "devices")), held)
 
 
 def clear(source: Source) -> bytes:
@@ -218,7 +237,7 @@ MARKS: Final = (_timer, _timer, _body, _body, _opt_out, _sign)
 
 def adopted(source: Source) -> bytes:
     """Everything at an application that reads with the plugin alone."""
-    steps: list[Element] = []
+    steps: list[Element] = [do("echo")] if source.chance(3) else []
     for _ in range(1 + source.below(3)):
         step = source.one((stanza, happening, _live, _live, in_room, _copied, in_clear))
         more = source.one((None, None, _halves, _sessions))

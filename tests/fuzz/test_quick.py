@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 EXAMPLES: Final = 100
-STAGED_EXAMPLES: Final = 25
+STAGED_EXAMPLES: Final = 16
 """Each goes through a client, a vault and true sessions."""
 
 
