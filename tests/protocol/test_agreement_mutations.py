@@ -26,7 +26,8 @@ SEARCHES = [
     ((SPEAKS, SPEAKS, ADOPTS), 2, 1),
 ]
 
-EXAMPLES = 1500
+EXAMPLES = 12_000
+"""At most: the first that is caught ends it. Which examples are tried changes with the sources."""
 
 
 def no_echo(patch: Patch) -> None:
