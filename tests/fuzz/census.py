@@ -46,10 +46,10 @@ class Census:
     def __init__(self) -> None:
         self.sizes: dict[str, int] = {}
 
-    def take(self, chat: object) -> None:
-        """Count what a chat holds now."""
+    def take(self, held_now: list[object]) -> None:
+        """Count what a chat, or the parts of a plugin, hold now."""
         seen: set[int] = set()
-        waiting: list[Any] = [chat]
+        waiting: list[Any] = list(held_now)
         while waiting:
             held = waiting.pop()
             if id(held) in seen:

@@ -145,9 +145,9 @@ class Scene:
         return self.chat
 
     @property
-    def held(self) -> object:
+    def held(self) -> list[object]:
         """What lives as long as the scene."""
-        return self.chat
+        return [self.chat]
 
     @property
     def omemo(self) -> Any:

@@ -123,7 +123,7 @@ def test_a_census_sees_what_grows() -> None:
 
     Held.__module__ = Holder.__module__ = "eph_e2ee.example"
     census, holder = Census(), Holder()
-    census.take(holder)
+    census.take([holder])
     assert census.sizes == {"Holder.parts": 1, "Held.waiting": USUAL + 1}
     assert census.excessive == {"Held.waiting": USUAL + 1}
 
