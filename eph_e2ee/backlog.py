@@ -177,7 +177,7 @@ class Backlog:
             log.warning("an archive was not read to its end: %s", type(error).__name__)
         except Exception as error:  # noqa: BLE001 -- what a server sends ends here
             # No traceback: it would quote the exception's text.
-            log.error("an archive could not be read: %s", type(error).__name__)  # noqa: TRY400
+            log.error("an archive could not be read: %s", type(error).__name__)  # noqa: TRY400 -- as said
         await self._tell_rest()
         if read:
             self._account.emit("ephemeral_catch_up", replace(report, done=True))

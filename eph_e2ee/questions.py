@@ -275,7 +275,7 @@ class Questions:
             raise
         except Exception as error:  # noqa: BLE001 -- the one place where remote input is opened
             # No traceback: it would quote the exception's text.
-            log.error("an IQ could not be opened: %s", type(error).__name__)  # noqa: TRY400
+            log.error("an IQ could not be opened: %s", type(error).__name__)  # noqa: TRY400 -- as said
         if isinstance(outcome, RemoteProtocolError):
             raise outcome
         return outcome

@@ -72,7 +72,7 @@ class Deciding:
             await self._decide(devices)
         except Exception as error:  # noqa: BLE001 -- the application's; the devices stay undecided
             # No traceback: it would quote the exception's text.
-            log.error("deciding on devices raised %s", type(error).__name__)  # noqa: TRY400
+            log.error("deciding on devices raised %s", type(error).__name__)  # noqa: TRY400 -- as said
 
 
 def _name(device: Device) -> Name:

@@ -186,7 +186,7 @@ class _Work:
         levels = [await self._trust(device) for device in routes]
         undecided = _undecided(routes, levels)
         if undecided:
-            await self._sessions._make_trust_decision(undecided, identifier)  # noqa: SLF001
+            await self._sessions._make_trust_decision(undecided, identifier)
             routes = {await self._decided(device): routes[device] for device in routes}
             levels = [await self._trust(device) for device in routes]
             undecided = _undecided(routes, levels)
@@ -202,7 +202,7 @@ class _Work:
         return trusted
 
     async def _trust(self, device: DeviceInformation) -> TrustLevel:
-        return await self._sessions._evaluate_custom_trust_level(device)  # noqa: SLF001
+        return await self._sessions._evaluate_custom_trust_level(device)
 
     async def _decided(self, device: DeviceInformation) -> DeviceInformation:
         known = await self._sessions.get_device_information(device.bare_jid)
@@ -255,7 +255,7 @@ class _Work:
     ) -> Key:
         jid, number = device.bare_jid, device.device_id
         if session is None:
-            bundle = await self._sessions._download_bundle(backend.namespace, jid, number)  # noqa: SLF001
+            bundle = await self._sessions._download_bundle(backend.namespace, jid, number)
             session, key = await backend.build_session_active(jid, number, bundle, plain)
         else:
             key = await backend.encrypt_key_material(session, plain)

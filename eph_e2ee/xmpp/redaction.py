@@ -60,6 +60,6 @@ def contained(
         except Exception as error:  # noqa: BLE001 -- the one place where remote input ends
             name = getattr(handler, "__qualname__", type(handler).__name__)
             # No traceback: it would quote the exception's text.
-            log.error("%s raised %s; its text is withheld", name, type(error).__name__)  # noqa: TRY400
+            log.error("%s raised %s; its text is withheld", name, type(error).__name__)  # noqa: TRY400 -- as said
 
     return guarded
