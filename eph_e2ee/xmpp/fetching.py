@@ -79,12 +79,7 @@ class Fetching(BaseSessionManager):
                 (namespaces[place], jid, device)
                 for (jid, device), namespaces in unknown.items()
                 if len(namespaces) > place
-                and all(
-                    isinstance(
-                        unit.fetched.get(("bundle", each, jid, device)), omemo.OMEMOException
-                    )
-                    for each in namespaces[:place]
-                )
+                and all(_failed(unit, each, jid, device) for each in namespaces[:place])
             )
 
     def _at_hand(self, unit: Unit, name: tuple[object, ...]) -> bool:

@@ -19,6 +19,7 @@ from eph_e2ee.xmpp.fetching import Fetching
 from eph_e2ee.xmpp.forgetting import forget_unlisted
 from eph_e2ee.xmpp.gate import Transactional
 from eph_e2ee.xmpp.knowing import Knowing
+from eph_e2ee.xmpp.latest import Arrived, Latest
 from eph_e2ee.xmpp.parcel import MODERN
 from eph_e2ee.xmpp.trust import UNASKED, Trusting, forget_downloads, question, unasked
 from eph_e2ee.xmpp.unanswered import Device, Due, Unanswered
@@ -82,6 +83,7 @@ class Sessions(Trusting, Fetching):
         super().__init__()
         self._unanswered = Unanswered(self.gate.storage)
         self.knowing = Knowing(self.gate.storage)
+        self._latest = Latest()
         self._catching_up = False
 
     # -- operations, one at a time -------------------------------------------------------------
@@ -134,14 +136,21 @@ class Sessions(Trusting, Fetching):
                 device = message.namespace, key.bare_jid, key.device_id
                 await self._unanswered.answered(device, payload=not message.content.empty)
 
-    @_alone
     async def update_device_list(
         self, namespace: str, bare_jid: str, device_list: DeviceList
     ) -> None:
         """Take a list in as python-omemo does, within bounds: see `published.bounded`.
 
-        slixmpp-omemo asks for lists of both kinds also after one was purged; they mean nothing.
+        One that a newer one has overtaken, while it waited for the lock or for bundles, is left.
         """
+        if self.gate.unit is not None:
+            await self._take_in(namespace, bare_jid, device_list)
+            return
+        newest = self._latest.came(namespace, bare_jid, device_list)
+        await self.gate.run(lambda: self._take_in(namespace, bare_jid, newest.listed))
+
+    async def _take_in(self, namespace: str, bare_jid: str, device_list: DeviceList) -> None:
+        """Take one in; slixmpp-omemo asks for both kinds also after one was purged: left, too."""
         kept = self.own_device if bare_jid == self.own_bare_jid else None
         listed = published.bounded(device_list, kept)
         gone = await self._known(bare_jid) - listed.keys()
@@ -323,11 +332,12 @@ class Sessions(Trusting, Fetching):
     async def _download_device_list(  # type: ignore[override]
         self, namespace: str, bare_jid: str
     ) -> DeviceList:
-        listed: DeviceList = await self._fetched(
-            ("devices", namespace, bare_jid),
-            lambda: self.network._download_device_list(namespace, bare_jid),
-        )
-        return listed
+        async def download() -> Arrived:
+            listed = await self.network._download_device_list(namespace, bare_jid)
+            return self._latest.came(namespace, bare_jid, listed)
+
+        newest: Arrived = await self._fetched(("devices", namespace, bare_jid), download)
+        return newest.listed
 
     async def _upload_bundle(self, bundle: omemo.Bundle) -> None:  # type: ignore[override]
         await self._later(("bundle", bundle.namespace), lambda: self.network._upload_bundle(bundle))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import pytest
 
@@ -27,6 +27,10 @@ pytestmark = pytest.mark.integration
 WEEK = timedelta(days=7)
 
 
+ANOTHER_MAKE: Final = "of another make"
+"""A device's label, in place of the one that says that a client of ours honours timers."""
+
+
 class Heedless(PlainClient):
     """A client that reads envelopes, and has never heard of timers."""
 
@@ -35,7 +39,7 @@ class Heedless(PlainClient):
     async def arrive(self, *, presence: bool = True) -> None:
         """Arrive, as a client of another make."""
         await super().arrive(presence=presence)
-        await self._plugin.sessions.set_own_label("of another make")
+        await self._plugin.sessions.set_own_label(ANOTHER_MAKE)
 
 
 @pytest.fixture
@@ -73,6 +77,16 @@ async def greet(rosa: Party, client: PlainClient) -> None:
         await client.send_without_timer(rosa.jid, "good morning")
         if (await rosa.hear()).encrypted_with == MODERN:
             return
+
+
+async def relabelled(rosa: Party, client: PlainClient) -> None:
+    """Wait until Rosa has the client's list with the label that it chose after it had started."""
+
+    async def known() -> bool:
+        devices = await rosa.chat.devices(client.jid)
+        return (device(client), ANOTHER_MAKE) in ((each.device, each.label) for each in devices)
+
+    await until(rosa, known)
 
 
 async def told(rosa: Party, client: PlainClient, *resources: bool) -> None:
@@ -146,6 +160,7 @@ async def test_of_a_mixed_account_only_what_is_sure_is_said(
     await rosa.hear()
     await other.arrive()
     await greet(rosa, other)
+    await relabelled(rosa, other)
     await told(rosa, one, False, True)
     assert (await honours(rosa, one), await honours(rosa, other)) == (Answer.YES, Answer.UNKNOWN)
     await one.leave()

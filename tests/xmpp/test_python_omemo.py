@@ -15,6 +15,7 @@ from eph_e2ee.xmpp.sessions import Legacy, Modern, Sessions
 UNGUARDED = {
     "create",  # `Startup` runs it through the gate
     "shutdown",  # stores nothing
+    "update_device_list",  # notes what comes first, and runs the rest through the gate
 }
 
 
