@@ -277,7 +277,8 @@ class Incoming:
                     log.error("a message could not be opened: %s", name)  # noqa: TRY400
                     fresh.popleft()
                 while len(fresh) > 1:  # whichever it was, the others open without it
-                    await self._open(deque([fresh.popleft()]), sink)
+                    await self._open(deque([fresh[0]]), sink)
+                    fresh.popleft()
                 continue
             if count == len(fresh):
                 write = None

@@ -20,6 +20,7 @@ from eph_e2ee.xmpp.parcel import MODERN, OLD
 from tests.xmpp.clients import TheirPlugin
 
 if TYPE_CHECKING:
+    from eph_e2ee.xmpp.stanzas import Arrival
     from tests.flows.conftest import Party, Town
 
 MINUTE = timedelta(minutes=1)
@@ -191,6 +192,31 @@ async def test_what_the_vault_refuses_is_told(
     assert peter.bodies == ["text"]
     assert await peter.chat.timer(rosa.jid) == MINUTE
     assert len(peter.events["timer_changed"]) == 1
+
+
+async def test_each_of_a_batch_that_the_vault_refuses_is_told(
+    rosa: Party, peter: Party, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where they are opened one by one, because of one that nobody has foreseen."""
+    stanzas = [await sealed(rosa, peter, body(f"{number}"), number=number) for number in range(3)]
+    letters, kind = peter.chat._incoming._letters, type(await peter.vault.transact(lambda tx: tx))
+    opened: Any = letters.open
+
+    async def unforeseen(arrival: Arrival, ids: tuple[str, ...]) -> Any:
+        if arrival.message_id == stanzas[1].get("id"):
+            raise RuntimeError("sentinel")
+        return await opened(arrival, ids)
+
+    def refuse(*_: Any) -> None:
+        raise VaultUnavailable("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(letters, "open", unforeseen)
+        patch.setattr(kind, "add_many", refuse)
+        for xml in stanzas:
+            peter.client.receive(xml)
+        await peter.idle()
+    assert rejections(peter) == [Reason.NOT_STORED] * 3
 
 
 async def test_the_timer_is_told_before_its_message(rosa: Party, peter: Party) -> None:
