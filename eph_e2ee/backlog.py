@@ -8,11 +8,11 @@ expired elsewhere may stand in a later page (F21); then those are told of that s
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from eph_e2ee.clock import Clock
 from eph_e2ee.errors import EphemeralError, VaultDamaged
@@ -41,7 +41,6 @@ OVERLAP: Final = 3600.0
 
 TELL: Final = 200
 """Messages that are opened at once to be told of: memory is independent of their number."""
-
 
 REMEMBERED: Final = 100_000
 """Messages of which more than the archive's copy is told: some 30 MB."""
@@ -96,6 +95,7 @@ class Backlog:
         self._known = False
         self._stale = False
         self._before: Callable[[], Awaitable[bool]] = _whole
+        self._tasks: set[asyncio.Task[None]] = set()
         self.task: asyncio.Task[None] | None = None
         self.on_seen: Callable[[], None] = lambda: None
         self.after: Callable[[], Awaitable[None]] = _nothing
@@ -111,7 +111,7 @@ class Backlog:
         self._before = before
         self._incoming.hold(self._archive)
         self._whole = self._complete = False
-        self.task = self._account.start(self._run(self.task, before, read=read))
+        self._start(self._run(self._cancel(), before, read=read))
 
     def refresh(self) -> None:
         """Read what may have come since, once more or as the reading that goes on ends."""
@@ -123,9 +123,12 @@ class Backlog:
     def stop(self) -> None:
         """Stop reading, and let flow what has waited; the next time it goes on where it stood."""
         if self.task is not None and not self.task.done():
-            self.task.cancel()
-            self.task = self._account.start(self._stopped(self.task))
+            self._start(self._stopped(self._cancel()))
         self._whole = False
+
+    async def close(self) -> None:
+        """Stop reading, and return when nothing goes on any more; nobody is told of anything."""
+        await asyncio.gather(*self._cancel(), return_exceptions=True)
 
     @property
     def complete(self) -> bool:
@@ -154,17 +157,26 @@ class Backlog:
             await self._vault.transact(lambda vault: self._write(vault, position))
             self._noted = last
 
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        self.task = self._account.start(coroutine)
+        self._tasks.add(self.task)
+        self.task.add_done_callback(self._tasks.discard)
+
+    def _cancel(self) -> tuple[asyncio.Task[None], ...]:
+        """Cancel all that goes on: the last may not have begun to wait for those before it."""
+        for task in self._tasks:
+            task.cancel()
+        return tuple(self._tasks)
+
     async def _run(
         self,
-        previous: asyncio.Task[None] | None,
+        previous: tuple[asyncio.Task[None], ...],
         before: Callable[[], Awaitable[bool]],
         *,
         read: bool,
     ) -> None:
         """Catch up, and let everything flow again whatever comes of it."""
-        if previous is not None:
-            previous.cancel()
-            await asyncio.gather(previous, return_exceptions=True)
+        await asyncio.gather(*previous, return_exceptions=True)
         report = CatchUp(self._archive, 0, 0, None, done=False, complete=False)
         try:
             whole = await before()
@@ -183,9 +195,9 @@ class Backlog:
             self._account.emit("ephemeral_catch_up", replace(report, done=True))
         self._incoming.release(self._archive)
 
-    async def _stopped(self, previous: asyncio.Task[None]) -> None:
+    async def _stopped(self, previous: tuple[asyncio.Task[None], ...]) -> None:
         """Hold nothing back any more: nobody knows whether it will ever be read again."""
-        await asyncio.gather(previous, return_exceptions=True)
+        await asyncio.gather(*previous, return_exceptions=True)
         await self._tell_rest()
         self._incoming.release(self._archive)
 

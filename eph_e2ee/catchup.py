@@ -77,10 +77,8 @@ class CatchingUp:
 
     async def stop(self) -> None:
         """Stop reading; the next session goes on where it stood."""
-        tasks = [each.task for each in self._backlogs.values() if each.task is not None]
-        for task in tasks:
-            task.cancel()  # and no more: what has arrived since is still to be noted
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # And no more: what has arrived since is still to be noted.
+        await asyncio.gather(*(backlog.close() for backlog in self._backlogs.values()))
 
     @property
     def own(self) -> Backlog:

@@ -205,7 +205,7 @@ class Clock:
         with self._lock:
             reading = self._advance()
             doubted = self._latest(reading) > reading.now
-            return reading if doubted else replace(reading, doubt=None)
+            return reading if doubted else Reading(reading.now, reading.boot, reading.boot_id)
 
     def resume(self, last: Reading) -> None:
         """Continue from a persisted reading: the time is not before it from now on.
@@ -271,7 +271,7 @@ class Clock:
             reading = replace(reading, now=max(reading.now, min(wall, witnessed)))
         if _is_leap(reading):
             return reading
-        return replace(reading, now=max(reading.now, wall), doubt=None)
+        return Reading(max(reading.now, wall), boot, boot_id)
 
     def _latest(self, reading: Reading) -> float:
         """Return the latest time that it may be, at a reading that was just made."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -194,6 +195,22 @@ async def test_closing_in_the_middle_leaves_no_task(
     await peter.chat.close()
     assert tasks[0].done()
     assert peter.bodies == []
+
+
+async def test_closing_leaves_no_task_of_the_session_before(peter: Party) -> None:
+    """STYLE 13: the next session's reading waits for it, and may be canceled before it begins."""
+    catching_up, answered = peter.chat._catching_up, asyncio.Event()
+
+    async def before() -> bool:
+        return await answered.wait()
+
+    catching_up.own.begin(before, read=False)
+    reading = catching_up.own.task
+    assert reading is not None
+    await asyncio.sleep(0)
+    catching_up.own.begin(before, read=False)
+    await catching_up.stop()
+    assert reading.done()
 
 
 async def test_without_carbons_nothing_live_tells_how_far_the_archive_was_seen(
