@@ -4,6 +4,7 @@ from eph_e2ee.attaching import attach
 from eph_e2ee.chat import Chat
 from eph_e2ee.drafts import AGREED
 from eph_e2ee.errors import (
+    Cause,
     EphemeralError,
     IqRefused,
     LocalError,
@@ -23,7 +24,6 @@ from eph_e2ee.errors import (
 )
 from eph_e2ee.events import (
     CatchUp,
-    Cause,
     Delivered,
     Expired,
     LeftOut,

@@ -31,6 +31,7 @@ import enum
 from dataclasses import dataclass, field
 
 __all__ = [
+    "Cause",
     "EphemeralError",
     "Forgotten",
     "IqRefused",
@@ -79,21 +80,27 @@ class NotConnected(NotSent):
 
 
 class NoEligibleDevices(NotSent):
-    """Some recipient has no device that the message could be encrypted to.
+    """Some recipient has no device that the message could be encrypted to; the text says why.
 
     Attributes:
         recipients: the bare JIDs without a usable device.
+        causes: why their devices were left out; empty where nothing is known of any.
     """
 
-    def __init__(self, recipients: frozenset[str]) -> None:
-        super().__init__(
-            "no device to encrypt to: the recipient publishes no OMEMO device, or none is trusted;"
-            " a room has to be joined first"
-        )
+    def __init__(
+        self, recipients: frozenset[str], causes: frozenset["Cause"] = frozenset()
+    ) -> None:
+        told = sorted(cause.value for cause in causes)
+        if causes <= {Cause.NO_DEVICE}:
+            told = ["the recipient publishes no OMEMO device; a room has to be joined first"]
+        super().__init__(f"no device to encrypt to: {'; '.join(told)}")
         self.recipients = recipients
+        self.causes = causes
 
-    def __reduce__(self) -> tuple[type["NoEligibleDevices"], tuple[frozenset[str]]]:
-        return type(self), (self.recipients,)
+    def __reduce__(
+        self,
+    ) -> tuple[type["NoEligibleDevices"], tuple[frozenset[str], frozenset["Cause"]]]:
+        return type(self), (self.recipients, self.causes)
 
 
 class OptedOut(NotSent):
@@ -145,6 +152,18 @@ class VaultUnavailable(VaultError):
 
 class Forgotten(VaultError):
     """The record's key has been destroyed. No one can read it again."""
+
+
+class Cause(enum.Enum):
+    """Why a device, or a whole account, was left out of a message."""
+
+    NO_DEVICE = "it publishes no device"
+    NO_KEYS = "its keys could not be had, or are no keys"
+    UNDECIDED = "nobody has decided whether to trust it"
+    DISTRUSTED = "it is distrusted"
+    LEGACY = "it reads no envelopes, and legacy OMEMO is refused or has nothing to carry"
+    NOBODY_ELSE = "nobody else is in the room"
+    UNKNOWN_MEMBERS = "the room does not tell us who belongs to it; those who are in it get it"
 
 
 class Reason(enum.Enum):

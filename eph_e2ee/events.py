@@ -1,10 +1,9 @@
 """The values of the events that applications are told of, in slixmpp's manner."""
 
-import enum
 from dataclasses import dataclass, field
 from xml.etree.ElementTree import Element
 
-from eph_e2ee.errors import Reason
+from eph_e2ee.errors import Cause, Reason
 from eph_e2ee.model import (
     BareJid,
     Delivery,
@@ -18,7 +17,6 @@ from eph_e2ee.model import (
 
 __all__ = [
     "CatchUp",
-    "Cause",
     "Delivered",
     "Expired",
     "LeftOut",
@@ -118,17 +116,6 @@ class NewDevice:
     jid: BareJid
     device: DeviceId
     fingerprint: str | None
-
-
-class Cause(enum.Enum):
-    """Why a device, or a whole account, was left out of a message."""
-
-    NO_DEVICE = "it publishes no device"
-    NO_KEYS = "its keys could not be had, or are no keys"
-    UNDECIDED = "nobody has decided whether to trust it"
-    DISTRUSTED = "it is distrusted"
-    LEGACY = "it reads no envelopes, and legacy OMEMO is refused or has nothing to carry"
-    UNKNOWN_MEMBERS = "the room does not tell us who belongs to it; those who are in it get it"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from xml.etree.ElementTree import Element
 from eph_e2ee.clock import Clock
 from eph_e2ee.conversations import Conversations
 from eph_e2ee.drafts import Agreed, Draft, content_of
-from eph_e2ee.errors import LocalProtocolError, NoEligibleDevices, VaultDamaged
+from eph_e2ee.errors import Cause, LocalProtocolError, NoEligibleDevices, VaultDamaged
 from eph_e2ee.events import Delivered, LeftOut
 from eph_e2ee.letters import id_name, line_of
 from eph_e2ee.model import (
@@ -231,7 +231,7 @@ class Outgoing:
         envelope = self._account.build(content, to=draft.recipient)
         sealed = await self._sealed_for(draft, audience, envelope)
         if audience.room and not sealed.messages and draft.is_said:
-            raise NoEligibleDevices(frozenset({draft.recipient}))  # nobody else is there
+            raise NoEligibleDevices(frozenset({draft.recipient}), frozenset({Cause.NOBODY_ELSE}))
         self._confirm(draft.recipient, sealed, confirmed=confirmed)
         return _Parcel(
             draft=draft,

@@ -4,7 +4,8 @@ from collections import OrderedDict
 from dataclasses import replace
 from typing import Final
 
-from eph_e2ee.events import Cause, LeftOut, Skipped, Unsupported
+from eph_e2ee.errors import Cause
+from eph_e2ee.events import LeftOut, Skipped, Unsupported
 from eph_e2ee.model import BareJid, DeviceId, Legacy
 from eph_e2ee.xmpp.account import Account, Audience
 from eph_e2ee.xmpp.sealing import Sealed

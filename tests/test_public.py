@@ -18,6 +18,7 @@ import pytest
 import eph_e2ee
 from eph_e2ee import errors, model
 from eph_e2ee.errors import (
+    Cause,
     EphemeralError,
     IqRefused,
     LocalError,
@@ -48,12 +49,13 @@ def exceptions() -> Iterator[EphemeralError]:
     """One of each class of the tree."""
     for name in errors.__all__:
         kind = getattr(errors, name)
-        if kind in {Reason, Refusal}:
+        if kind in {Cause, Reason, Refusal}:
             continue
         if kind is RemoteProtocolError:
             yield kind(Reason.TOO_LARGE)
         elif kind is NoEligibleDevices:
             yield kind(frozenset({"peter@example.org"}))
+            yield kind(frozenset({"peter@example.org"}), frozenset({Cause.LEGACY}))
         elif kind is IqRefused:
             yield kind(Refusal("forbidden", "auth", SENTINEL), authenticated=False)
         else:

@@ -21,14 +21,15 @@ from omemo.session_manager import (
 )
 from omemo.types import DeviceInformation, TrustLevel
 
-from eph_e2ee.events import Cause, LeftOut
+from eph_e2ee.errors import Cause
+from eph_e2ee.events import LeftOut
 from eph_e2ee.model import BareJid, DeviceId
 from eph_e2ee.xmpp.parcel import MODERN, OLD
 
 if TYPE_CHECKING:
     from eph_e2ee.xmpp.sessions import Sessions
 
-__all__ = ["Addressee", "Encrypted", "encrypt"]
+__all__ = ["Addressee", "Encrypted", "NobodyReached", "encrypt"]
 
 Addressee = tuple[BareJid, DeviceId]
 """A device, with its account."""
@@ -40,6 +41,20 @@ Key = tuple[EncryptedKeyMaterial, KeyExchange | None]
 
 NO_KEYS: Final = (BundleDownloadFailed, BundleNotFound, KeyExchangeFailed)
 """What leaves out one device and no other."""
+
+
+class NobodyReached(NoEligibleDevices):
+    """Accounts have no device that could be addressed.
+
+    Attributes:
+        causes: why their devices were left out.
+    """
+
+    def __init__(self, accounts: frozenset[BareJid], causes: frozenset[Cause]) -> None:
+        # Applications on slixmpp-omemo look for the accounts in the text.
+        text = f"no device of these accounts can be addressed: {accounts}"
+        super().__init__(accounts, text)
+        self.causes = causes
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,9 +291,8 @@ class _Work:
         if unreached and (strict or unreached == self._recipients):
             if any(each.cause is Cause.UNDECIDED for each in self._left_out):
                 raise StillUndecided("trust of some devices has not been decided on")
-            # Applications on slixmpp-omemo look for the accounts in the text.
-            text = f"no device of these accounts can be addressed: {frozenset(unreached)}"
-            raise NoEligibleDevices(frozenset(unreached), text)
+            causes = (each.cause for each in self._left_out if each.jid in unreached)
+            raise NobodyReached(frozenset(unreached), frozenset(causes))
 
     async def store(self) -> None:
         """Have the ratchets that turned written."""

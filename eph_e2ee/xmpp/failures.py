@@ -7,6 +7,7 @@ from omemo.session_manager import (
 from omemo.session_manager import StillUndecided, TrustDecisionFailed
 
 from eph_e2ee.errors import NoEligibleDevices, NotSent, TrustUndecided
+from eph_e2ee.xmpp.encrypting import NobodyReached
 
 __all__ = ["not_sent"]
 
@@ -14,7 +15,8 @@ __all__ = ["not_sent"]
 def not_sent(failure: omemo.OMEMOException) -> NotSent:
     """The error that a failure of python-omemo's is told as; it holds none of its text."""
     if isinstance(failure, NobodyEligible):
-        return NoEligibleDevices(failure.bare_jids)
+        causes = failure.causes if isinstance(failure, NobodyReached) else frozenset()
+        return NoEligibleDevices(failure.bare_jids, causes)
     if isinstance(failure, StillUndecided | TrustDecisionFailed):
         return TrustUndecided("decide on the trust of the recipient's new devices, and send again")
     return NotSent(f"OMEMO could not encrypt ({type(failure).__name__}); send again later")

@@ -87,7 +87,7 @@ async def test_where_nobody_else_is_nothing_is_sent(town: Town) -> None:
     """That is no message that has left."""
     rosa = await town.party("rosa")
     enter(rosa)
-    with pytest.raises(NoEligibleDevices):
+    with pytest.raises(NoEligibleDevices, match="nobody else is in the room"):
         await rosa.chat.send(ROOM, "hello?")
     assert rosa.client.sent == []
     assert await rosa.chat.history(ROOM) == []

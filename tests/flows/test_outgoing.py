@@ -11,6 +11,7 @@ import pytest
 
 from eph_e2ee.drafts import AGREED, Draft, content_of
 from eph_e2ee.errors import (
+    Cause,
     LocalProtocolError,
     NoEligibleDevices,
     NotConnected,
@@ -204,6 +205,8 @@ async def test_nobody_to_encrypt_to(rosa: Party) -> None:
     with pytest.raises(NoEligibleDevices) as caught:
         await rosa.chat.send("nobody@example.org", "sentinel")
     assert caught.value.recipients == {"nobody@example.org"}
+    assert caught.value.causes == {Cause.NO_DEVICE}
+    assert "publishes no OMEMO device" in str(caught.value)
     assert "sentinel" not in str(caught.value)
     assert rosa.client.sent == []
     assert await rosa.chat.history("nobody@example.org") == []

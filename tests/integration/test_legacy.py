@@ -64,8 +64,9 @@ async def test_who_refuses_legacy_sends_nothing(
     rosa = party("rosa", legacy="refuse")
     await rosa.arrive()
     async with unpatched(account("peter"), prosody.address) as peter:
-        with pytest.raises(NoEligibleDevices):
+        with pytest.raises(NoEligibleDevices, match="legacy OMEMO is refused") as caught:
             await rosa.chat.send(peter.client.boundjid.bare, "only in an envelope")
+        assert caught.value.causes == {Cause.LEGACY}
         await rosa.ping()
         assert await rosa.chat.history(peter.client.boundjid.bare) == []
         assert peter.stanzas.all == []

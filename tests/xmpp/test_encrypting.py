@@ -14,7 +14,8 @@ from omemo.session_manager import (
     StillUndecided,
 )
 
-from eph_e2ee.events import Cause, LeftOut
+from eph_e2ee.errors import Cause
+from eph_e2ee.events import LeftOut
 from eph_e2ee.model import BareJid, DeviceId
 from eph_e2ee.xmpp import fetching
 from eph_e2ee.xmpp.downloads import Downloads
