@@ -24,6 +24,7 @@ from eph_e2ee.errors import (
 )
 from eph_e2ee.events import (
     CatchUp,
+    ChatState,
     Delivered,
     Expired,
     LeftOut,
@@ -57,6 +58,7 @@ __all__ = [
     "CatchUp",
     "Cause",
     "Chat",
+    "ChatState",
     "Cost",
     "Delivered",
     "Delivery",

@@ -14,6 +14,7 @@ Events, in slixmpp's manner, each with one value:
     ephemeral_skipped        `events.Skipped`: devices and members that get nothing
     ephemeral_new_device     `events.NewDevice`: somebody of whom a device is trusted has a new one
     ephemeral_rejected       `events.Rejection`: something arrived that was not taken
+    ephemeral_chat_state     `events.ChatState`: somebody is typing, or not any more
     ephemeral_opt_out        `events.OptOut`: a peer asks for plain text; sending to it is blocked
 """
 

@@ -13,10 +13,12 @@ from eph_e2ee.model import (
     Legacy,
     MessageId,
     Seconds,
+    StateName,
 )
 
 __all__ = [
     "CatchUp",
+    "ChatState",
     "Delivered",
     "Expired",
     "LeftOut",
@@ -228,6 +230,21 @@ class OptOut:
     conversation: BareJid
     device: DeviceId
     reason: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ChatState:
+    """Event `ephemeral_chat_state`: somebody is typing, or not any more (XEP-0085). None is kept.
+
+    Attributes:
+        conversation: the bare JID of the peer or the room.
+        sender: the bare JID of whoever it is.
+        state: what he is doing.
+    """
+
+    conversation: BareJid
+    sender: BareJid
+    state: StateName
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,11 @@ from typing import Final
 from eph_e2ee import optouts
 from eph_e2ee.conversations import Conversations
 from eph_e2ee.errors import EphemeralError, Reason, RemoteProtocolError, VaultError
-from eph_e2ee.events import Delivered, Rejection
+from eph_e2ee.events import ChatState, Delivered, Rejection
 from eph_e2ee.filing import added
 from eph_e2ee.halves import Halves
 from eph_e2ee.letters import Letter, Letters
-from eph_e2ee.model import BareJid, Entry
+from eph_e2ee.model import BareJid, Entry, StateName
 from eph_e2ee.notices import Notices
 from eph_e2ee.protocol.envelope import Finding
 from eph_e2ee.seen import Seen
@@ -31,7 +31,7 @@ from eph_e2ee.xmpp.account import Account
 from eph_e2ee.xmpp.gate import Pending
 from eph_e2ee.xmpp.parcel import is_empty
 from eph_e2ee.xmpp.redaction import contained
-from eph_e2ee.xmpp.stanzas import Arrival
+from eph_e2ee.xmpp.stanzas import Arrival, Way
 
 __all__ = ["Incoming", "Received"]
 
@@ -359,11 +359,19 @@ class Incoming:
             self._account.emit("ephemeral_timer_changed", letter.change)
         if letter.opt_out.told is not None:
             self._account.emit("ephemeral_opt_out", letter.opt_out.told)
+        self._tell_state(letter.arrival, letter.peer, letter.marks.state)
         if entry is not None and entry.content is not None:
             wants_receipt = letter.marks.wants_receipt and not letter.own
             sink.tell(
                 Received(entry.number, entry, letter.findings, letter.namespace, wants_receipt)
             )
+
+    def _tell_state(self, arrival: Arrival, peer: BareJid, state: StateName | None) -> None:
+        """Tell what somebody else is doing now, and not what he was doing."""
+        is_live = arrival.way is not Way.ARCHIVE and arrival.sent_at is None
+        if state is not None and is_live and arrival.sender != self._account.bare:
+            told = ChatState(peer, arrival.sender, state)
+            self._account.emit("ephemeral_chat_state", told)
 
     def _reject(self, arrival: Arrival, reason: Reason, sink: _Sink) -> None:
         if reason is not Reason.NOT_FOR_THIS_DEVICE:

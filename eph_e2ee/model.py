@@ -17,6 +17,7 @@ __all__ = [
     "MessageId",
     "Phase",
     "Seconds",
+    "StateName",
     "TimerChange",
     "Trust",
     "Untrusted",
@@ -36,6 +37,10 @@ Seconds = NewType("Seconds", int)
 
 IqKind = Literal["get", "set"]
 """What a question wants: to know something, or to have something done (RFC 6120 section 8.2.3)."""
+
+
+StateName = Literal["active", "composing", "paused", "inactive", "gone"]
+"""What somebody is doing in a chat at the moment (XEP-0085 section 3)."""
 
 
 class Direction(enum.Enum):

@@ -1,4 +1,4 @@
-"""What devices tell each other about messages that have arrived or were read.
+"""What devices tell each other beside messages: what has arrived or was read, what is being done.
 
     <received xmlns='urn:xmpp:receipts' id='...'/>                 XEP-0184, to the sender
     <displayed xmlns='urn:xmpp:chat-markers:0' id='...'/>          XEP-0333, to the sender
@@ -6,15 +6,19 @@
           stamp='2026-11-25T18:30:00.125Z'>                        to our own other devices
       <displayed xmlns='urn:xmpp:chat-markers:0' id='...'/>
     </read>
+    <composing xmlns='http://jabber.org/protocol/chatstates'/>     XEP-0085, for the moment
+    <trust-message xmlns='urn:xmpp:tm:1' ...>...</trust-message>   XEP-0434, which is not used here
 
-All of them stand inside envelopes, never in clear. XEP-0333 means a message and all before it; a
-`<read/>` names each message, and when it was read, since a timer runs from then.
+All of them stand inside envelopes, never in clear, and are no messages: nothing of them is kept.
+XEP-0333 means a message and all before it; a `<read/>` names each message, and when it was read,
+since a timer runs from then.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
-from eph_e2ee.model import BareJid, MessageId
+from eph_e2ee.model import BareJid, MessageId, StateName
 from eph_e2ee.protocol import stamps
 from eph_e2ee.protocol.xml import Element
 
@@ -47,6 +51,10 @@ _RECEIVED = f"{_RECEIPTS}received"
 _REQUEST = f"{_RECEIPTS}request"
 _DISPLAYED = f"{_MARKERS}displayed"
 _MARKABLE = f"{_MARKERS}markable"
+_STATES = "{http://jabber.org/protocol/chatstates}"
+_TRUST = "{urn:xmpp:tm:1}"
+
+_STATE_NAMES: dict[str, StateName] = {f"{_STATES}{name}": name for name in get_args(StateName)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +74,7 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """What one message tells about others, and asks to be told about itself.
+    """What one message tells beside itself, and asks to be told about itself.
 
     Attributes:
         received: messages that have arrived (XEP-0184).
@@ -74,6 +82,7 @@ class Marks:
         read: messages that another device of ours has read.
         wants_receipt: whether it asks for a receipt.
         wants_marker: whether it asks for a marker.
+        state: what its sender is doing (XEP-0085); None where it does not say.
     """
 
     received: tuple[MessageId, ...] = ()
@@ -81,6 +90,7 @@ class Marks:
     read: tuple[Read, ...] = ()
     wants_receipt: bool = False
     wants_marker: bool = False
+    state: StateName | None = None
 
     def __bool__(self) -> bool:
         """Tell whether it says anything about other messages."""
@@ -95,12 +105,14 @@ def read(content: Sequence[Element]) -> Marks:
         read=tuple(_reads(element for element in content if element.tag == _READ)),
         wants_receipt=any(element.tag == _REQUEST for element in content),
         wants_marker=any(element.tag == _MARKABLE for element in content),
+        state=next((state for each in content if (state := _STATE_NAMES.get(each.tag))), None),
     )
 
 
 def is_mark(element: Element) -> bool:
     """Tell whether an element is for the clients, and not for those who write to each other."""
-    return element.tag.startswith((_RECEIPTS, _MARKERS)) or element.tag == _READ
+    spaces = _RECEIPTS, _MARKERS, _STATES, _TRUST
+    return element.tag.startswith(spaces) or element.tag == _READ
 
 
 def write_wanted() -> list[Element]:

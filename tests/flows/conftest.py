@@ -50,7 +50,7 @@ class Party:
 
     EVENTS = (
         *("message", "expired", "timer_changed", "delivery"),
-        *("catch_up", "unsupported", "rejected", "skipped", "opt_out"),
+        *("catch_up", "unsupported", "rejected", "skipped", "opt_out", "chat_state"),
     )
 
     def __init__(

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import bindparam, update
 
 from eph_e2ee.clear import SHORTEST_CLEAR_TIMER
+from eph_e2ee.events import ChatState
 from eph_e2ee.model import BareJid, Delivery, MessageId, Phase
 from eph_e2ee.protocol import marks
 from eph_e2ee.protocol.marks import Read
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 ROSA, PETER = BareJid("rosa@example.org"), BareJid("peter@example.org")
 MINUTE = timedelta(minutes=1)
+STATES = "{http://jabber.org/protocol/chatstates}"
 
 
 @pytest.fixture
@@ -106,6 +108,38 @@ async def test_f38_a_word_on_a_damaged_message_stops_nothing(rosa: Party, peter:
     await peter.vault.transact(lambda tx: tx.change(damaged, values))
     await told(rosa, peter, *marks.write_received([named(sent)]), body("beside it"))
     assert peter.bodies == ["beside it"]
+    assert rejections(peter) == []
+
+
+# -- for the moment --------------------------------------------------------------------------------
+
+
+async def test_typing_is_no_message(rosa: Party, peter: Party) -> None:
+    """QXmpp puts chat states into envelopes: Kaidan's users would fill histories by typing."""
+    before = await peter.chat.history(ROSA)
+    await told(rosa, peter, Element(f"{STATES}composing"))
+    await told(rosa, peter, body("typed"), Element(f"{STATES}active"), number=1)
+    await told(rosa, peter, Element("{urn:xmpp:tm:1}trust-message"), number=2)
+    assert peter.events["chat_state"] == [
+        ChatState(ROSA, ROSA, "composing"),
+        ChatState(ROSA, ROSA, "active"),
+    ]
+    (message,) = peter.events["message"]
+    assert (message.body, message.elements) == ("typed", ())
+    assert len(await peter.chat.history(ROSA)) == len(before) + 1
+    assert rejections(peter) == []
+
+
+async def test_what_somebody_was_doing_is_not_told(rosa: Party, peter: Party, town: Town) -> None:
+    """Late, or by another device of our own, it is no news; nor is it anybody's message."""
+    late = await sealed(rosa, peter, Element(f"{STATES}composing"))
+    SubElement(late, "{urn:xmpp:delay}delay", {"stamp": "2026-11-25T18:30:00Z"})
+    peter.client.receive(late)
+    await peter.idle()
+    desk = await town.party("peter")
+    await told(desk, peter, Element(f"{STATES}composing"), number=1)
+    assert peter.events["chat_state"] == []
+    assert peter.events["message"] == []
     assert rejections(peter) == []
 
 

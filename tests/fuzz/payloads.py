@@ -26,6 +26,8 @@ READ: Final = "{eph-e2ee:read:0}"
 RECEIPTS: Final = "{urn:xmpp:receipts}"
 SCE: Final = "{urn:xmpp:sce:1}"
 STANZAS: Final = "{urn:ietf:params:xml:ns:xmpp-stanzas}"
+STATES: Final = "{http://jabber.org/protocol/chatstates}"
+TRUST: Final = "{urn:xmpp:tm:1}"
 
 VECTORS: Final = tuple(vector.data for vector in map(load, NAMES) if len(vector.data) < 4096)
 """Known ones, right and wrong."""
@@ -172,8 +174,9 @@ def _receipt(source: Source) -> Element:
     return element(tag, id=words.name(source))
 
 
-def _wanted(source: Source) -> Element:
-    return element(source.one((f"{RECEIPTS}request", f"{MARKERS}markable")))
+def _aside(source: Source) -> Element:
+    tags = (f"{RECEIPTS}request", f"{MARKERS}markable", f"{STATES}composing", f"{TRUST}x")
+    return element(source.one(tags))
 
 
 def _read(source: Source) -> Element:
@@ -201,6 +204,6 @@ def _bloated(source: Source) -> Element:
 
 
 ELEMENTS: Final[tuple[Callable[[Source], Element], ...]] = (
-    *(_body, _body, _ephemeral, _ephemeral, _setting, _setting, _receipt, _read, _wanted),
+    *(_body, _body, _ephemeral, _ephemeral, _setting, _setting, _receipt, _read, _aside),
     *(_opt_out, _opt_out_of_omemo, _other, _for_servers, _bloated, _error, _query),
 )

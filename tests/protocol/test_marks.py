@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eph_e2ee.model import BareJid, MessageId
+from eph_e2ee.model import BareJid, MessageId, StateName
 from eph_e2ee.protocol import ephemeral, marks, stamps, xml
 from eph_e2ee.protocol.marks import MAX_ID, MAX_MARKS, NAMESPACE, Marks, Read
 
 ROSA = BareJid("rosa@example.org")
 STAMP = "2026-11-25T18:30:00.125Z"
 RECEIPTS, MARKERS = "urn:xmpp:receipts", "urn:xmpp:chat-markers:0"
+STATES = "http://jabber.org/protocol/chatstates"
 
 IDS = st.text(min_size=1, max_size=20).map(MessageId)
 READS = st.builds(
@@ -78,6 +79,18 @@ def test_each_wish_is_heard_by_itself() -> None:
     assert marks.read([receipt]) == Marks(wants_receipt=True)
     assert marks.read([marker]) == Marks(wants_marker=True)
     assert not marks.read([receipt, marker])
+
+
+@pytest.mark.parametrize("name", ["active", "composing", "paused", "inactive", "gone"])
+def test_what_somebody_is_doing(name: StateName) -> None:
+    """XEP-0085 section 3: five states, of which the first counts."""
+    assert read(f"<{name} xmlns='{STATES}'/>") == Marks(state=name)
+    assert (
+        read(f"<x xmlns='{STATES}'/><{name} xmlns='{STATES}'/><gone xmlns='{STATES}'/>").state
+        == name
+    )
+    assert not read(f"<{name} xmlns='{STATES}'/>")  # it says nothing of other messages
+    assert read(f"<{name} xmlns='{MARKERS}'/>").state is None
 
 
 @pytest.mark.parametrize(
@@ -144,6 +157,8 @@ def test_marks_are_no_elements_of_the_applications() -> None:
         marks.write_read(Read(ROSA, (MessageId("7"),), 5)),
         Element(f"{{{MARKERS}}}acknowledged"),
         Element(f"{{{MARKERS}}}received"),
+        Element(f"{{{STATES}}}composing"),
+        Element("{urn:xmpp:tm:1}trust-message"),
     ]
     assert all(marks.is_mark(each) for each in own)
     others = [
@@ -164,6 +179,8 @@ TAGS = st.sampled_from(
         f"{{{MARKERS}}}displayed",
         f"{{{MARKERS}}}markable",
         f"{{{NAMESPACE}}}read",
+        f"{{{STATES}}}composing",
+        f"{{{STATES}}}other",
         "other",
     ]
 )
