@@ -19,7 +19,6 @@ __all__ = [
     "ASIDE",
     "changed_places",
     "is_lost",
-    "kept_aside",
     "laid_aside",
     "names",
     "purge",
@@ -47,20 +46,19 @@ async def settled(backend: Backend, message: omemo.Message) -> bool:
     return False
 
 
-async def kept_aside(backend: Backend, message: omemo.Message) -> None:
-    """Lay the session that stands aside before a key exchange replaces it.
+async def laid_aside(backend: Backend, session: Session | None) -> None:
+    """Lay a session aside that another one has replaced: what is under way in it still opens.
 
-    Also one that was answered: the key exchange may come late, out of an archive, and then the
-    other side has long been in the session that stands.
+    Also one that was answered: a key exchange may come late, out of an archive, and then the other
+    side has long been in the session that stood. Never before another one stands: a second copy of
+    one that goes on would use its keys again.
+
+    Args:
+        backend: of the session.
+        session: as it was loaded before; None where there was none.
     """
-    await laid_aside(backend, message.bare_jid, message.device_id)
-
-
-async def laid_aside(backend: Backend, bare_jid: str, device_id: int) -> None:
-    """Lay the session with a device aside, if there is one: what is under way in it still opens."""
-    session = await backend.load_session(bare_jid, device_id)
     if session is not None:
-        await backend.store_session(_named(session, bare_jid + ASIDE))
+        await backend.store_session(_named(session, session.bare_jid + ASIDE))
 
 
 async def changed_places(backend: Backend, message: omemo.Message) -> bool:

@@ -1,8 +1,11 @@
 """XEP-0384, OMEMO Encryption: slixmpp-omemo's plugin, now with omemo:2 and without its losses."""
 
 from abc import ABCMeta
+from collections.abc import Callable
+from contextlib import suppress
 from copy import deepcopy
 from typing import Any, ClassVar, Self
+from xml.etree.ElementTree import Element
 
 from omemo.session_manager import EncryptionError, NoEligibleDevices
 from omemo.types import DeviceInformation
@@ -15,9 +18,11 @@ from eph_e2ee.model import BareJid
 from eph_e2ee.protocol.envelope import is_server_processed
 from eph_e2ee.xmpp.answering import Answering
 from eph_e2ee.xmpp.bodiless import Bodiless
+from eph_e2ee.xmpp.gate import Pending
 from eph_e2ee.xmpp.outdated import Encrypted, recipients_of, require_members, require_message
 from eph_e2ee.xmpp.parcel import MODERN, OLD, Opened, encrypted_child, written
 from eph_e2ee.xmpp.parting import BODY, Parting
+from eph_e2ee.xmpp.redaction import contained
 from eph_e2ee.xmpp.reflections import Reflections
 from eph_e2ee.xmpp.refusals import NotEncrypted, refused
 from eph_e2ee.xmpp.sealing import Sealed
@@ -151,29 +156,42 @@ class XEP_0384(Answering, metaclass=ABCMeta):  # noqa: N801 -- takes the other's
             raise NotEncrypted
         sender, to, group = self._ends(stanza)
         await self.get_session_manager()
+        arrival = None if group else live(stanza, BareJid(self.xmpp.boundjid.bare))
+        sent_at = None if arrival is None else arrival.sent_at
+
+        def read(plaintext: bytes) -> tuple[Element, ...]:
+            opened = self._envelopes.open(
+                plaintext, sender=sender, to=to, group=group, sent_at=sent_at
+            )
+            return opened.content
+
         opened = await self._reflected(stanza, sender) if group else None
         if opened is None:
-            opened = await self.gate.run(lambda: self.unseal(stanza.xml, sender))
+            pending = await self.gate.begin(lambda: self._unsealed(stanza.xml, sender, read))
+            await _stored(pending)
+            await _published(pending)
+            opened = pending.value
         decrypted = type(stanza)(stream=stanza.stream, xml=deepcopy(stanza.xml))
         if opened.namespace == OLD:
             self._replace_body(decrypted, opened)
             return decrypted, opened.device
         remove_children(decrypted.xml)
-        if opened.plaintext is None:
-            return decrypted, opened.device
-        arrival = None if group else live(stanza, BareJid(self.xmpp.boundjid.bare))
-        envelope = self._envelopes.open(
-            opened.plaintext,
-            sender=sender,
-            to=to,
-            group=group,
-            sent_at=None if arrival is None else arrival.sent_at,
-        )
-        content = envelope.content
-        await self.gate.run(lambda: self.remember_reader(opened.device, content))
-        for element in envelope.content:
-            decrypted.xml.append(element)
+        if opened.plaintext is not None:
+            decrypted.xml.extend(read(opened.plaintext))
         return decrypted, opened.device
+
+    async def _unsealed(
+        self, stanza: Element, sender: BareJid, read: Callable[[bytes], tuple[Element, ...]]
+    ) -> Opened:
+        """Decrypt, and note what that shows of the device, in one operation.
+
+        An envelope that breaks a rule has spent its key as well.
+        """
+        opened = await self.unseal(stanza, sender)
+        if opened.namespace == MODERN and opened.plaintext is not None:
+            with suppress(RemoteProtocolError):
+                await self.remember_reader(opened.device, read(opened.plaintext))
+        return opened
 
     async def _reflected(self, stanza: Message, sender: BareJid) -> Opened | None:
         """What a room sends back of ours: nobody encrypts for the sending device."""
@@ -257,6 +275,21 @@ class XEP_0384(Answering, metaclass=ABCMeta):  # noqa: N801 -- takes the other's
             malformed = False
         if malformed:
             raise RemoteProtocolError(Reason.MALFORMED_BODY)
+
+
+@contained
+async def _stored(pending: Pending[Opened, Any]) -> None:
+    """Write what a message has changed; it is open whatever comes of it, and opens only once.
+
+    What the storage refuses is written with the next message, which does not leave before.
+    """
+    await pending.finish()
+
+
+@contained
+async def _published(pending: Pending[Opened, Any]) -> None:
+    """Upload our new bundle after a key exchange; the message is open whatever comes of it."""
+    await pending.publish()
 
 
 def _has_one(stanza: Message, namespace: str) -> bool:

@@ -99,14 +99,14 @@ async def begin_anew(sessions: Sessions, device: Device, *, standing: bool) -> b
     """
     namespace, bare_jid, device_id = device
     backend = sessions.backends[namespace]
-    present = await backend.load_session(bare_jid, device_id) is not None
-    if present is not standing or not await _welcome(sessions, device):
+    before = await backend.load_session(bare_jid, device_id)
+    if (before is not None) is not standing or not await _welcome(sessions, device):
         return False
     bundle = await sessions.bundle(namespace, bare_jid, device_id)
     content, plain_key = await backend.encrypt_empty()
     session, key = await backend.build_session_active(bare_jid, device_id, bundle, plain_key)
-    await crossing.laid_aside(backend, bare_jid, device_id)
     await sessions.send_empty(session, content, key)
+    await crossing.laid_aside(backend, before)
     return True
 
 

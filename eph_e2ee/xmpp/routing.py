@@ -1,6 +1,6 @@
 """Which device is addressed in which OMEMO, by what has been seen of it."""
 
-from abc import ABCMeta
+from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +10,7 @@ import slixmpp_omemo
 from omemo.types import DeviceInformation
 
 from eph_e2ee.protocol.capability import Answer, DeviceFacts, assess, is_marked
+from eph_e2ee.xmpp.gate import Gate
 from eph_e2ee.xmpp.parcel import MODERN, OLD
 from eph_e2ee.xmpp.proofs import READS_ENVELOPES, SENDS_TIMERS, Proofs, speaks_of_timers
 
@@ -24,6 +25,11 @@ class Routing(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
         self._readers = Proofs(READS_ENVELOPES)
         self._timekeepers = Proofs(SENDS_TIMERS)
         self._addressed: Callable[[DeviceInformation], bool] = lambda _: True
+
+    @property
+    @abstractmethod
+    def gate(self) -> Gate:
+        """The lock of this account's sessions."""
 
     def namespaces(self, device: DeviceInformation) -> frozenset[str]:
         """Where a device may be addressed: in omemo:2 only when it is known to read envelopes."""
@@ -64,6 +70,7 @@ class Routing(slixmpp_omemo.XEP_0384, metaclass=ABCMeta):
 
         Its content may show that the device knows timers.
         """
-        await self._readers.add(device, self.storage)
+        storage = self.gate.storage
+        await self._readers.add(device, storage)
         if speaks_of_timers(content):
-            await self._timekeepers.add(device, self.storage)
+            await self._timekeepers.add(device, storage)

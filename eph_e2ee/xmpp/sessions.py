@@ -218,8 +218,10 @@ class Sessions(Trusting, Fetching):
             keys = frozenset((key, None) for key, _ in message.keys)
             message = message._replace(keys=keys)
         if any(exchange is not None for _, exchange in message.keys):
-            await crossing.kept_aside(backend, message)
-            return await super().decrypt(message)
+            before = await backend.load_session(message.bare_jid, message.device_id)
+            result = await super().decrypt(message)
+            await crossing.laid_aside(backend, before)
+            return result
         try:
             return await super().decrypt(message)
         except DecryptionFailed as failure:

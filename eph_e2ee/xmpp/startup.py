@@ -11,6 +11,7 @@ import oldmemo.migrations
 import oldmemo.oldmemo
 import omemo
 import slixmpp_omemo
+from oldmemo.migrations import LegacyStorage
 from slixmpp import JID
 from slixmpp.exceptions import IqError, IqTimeout
 from slixmpp.plugins.base import register_plugin
@@ -28,7 +29,8 @@ from eph_e2ee.model import BareJid, DeviceId
 from eph_e2ee.protocol.capability import LABEL_MARKER
 from eph_e2ee.xmpp import published
 from eph_e2ee.xmpp.features import Features
-from eph_e2ee.xmpp.gate import Gate
+from eph_e2ee.xmpp.gate import Gate, Transactional
+from eph_e2ee.xmpp.gathered import Gathered
 from eph_e2ee.xmpp.lists import Lists
 from eph_e2ee.xmpp.nodes import Nodes, several_devices
 from eph_e2ee.xmpp.parcel import MODERN, OLD
@@ -179,13 +181,10 @@ class Startup(Routing, metaclass=ABCMeta):
         self._retry_after = min(2 * self._retry_after, LONGEST_RETRY)
 
     async def _start(self) -> Sessions:
-        storage, legacy = self.storage, self.legacy_storage
-        gate = self.gate
+        gate, legacy = self.gate, self.legacy_storage
+        storage = gate.storage
         if legacy is not None:
-            undecided, distrusted = TrustLevel.UNDECIDED.value, TrustLevel.DISTRUSTED.value
-            await oldmemo.migrations.migrate(
-                legacy, storage, undecided, undecided, distrusted, self._legacy_bundle
-            )
+            await gate.run(lambda: self._migrate(legacy))
         backends: list[Modern | Legacy] = [Modern(storage), Legacy(storage)]
         for backend in backends:
             backend.gate = gate
@@ -229,6 +228,12 @@ class Startup(Routing, metaclass=ABCMeta):
         )
         return cast("type[Sessions]", made)
 
+    async def _migrate(self, legacy: LegacyStorage) -> None:
+        undecided, distrusted = TrustLevel.UNDECIDED.value, TrustLevel.DISTRUSTED.value
+        await oldmemo.migrations.migrate(
+            legacy, self.gate.storage, undecided, undecided, distrusted, self._legacy_bundle
+        )
+
     def _legacy_bundle(
         self, bare_jid: str, device_id: int
     ) -> Awaitable[oldmemo.oldmemo.BundleImpl]:
@@ -241,7 +246,7 @@ class Startup(Routing, metaclass=ABCMeta):
         own, _ = await sessions.get_own_device_information()
         self._own_device = own.device_id
         for proofs in (self._readers, self._timekeepers):
-            await proofs.load(self.storage)
+            await proofs.load(self.gate.storage)
         if own.label is None:
             await sessions.set_own_label(LABEL_MARKER)
 
@@ -318,16 +323,16 @@ class Startup(Routing, metaclass=ABCMeta):
         # slixmpp-omemo stores it outside of any operation, where the next one that has to start
         # again would discard it.
         key = f"/slixmpp/subscribed/{jid.bare}/{namespace}"
-        await self.gate.run(lambda: self.storage.store(key, wanted))
+        await self.gate.run(lambda: self.gate.storage.store(key, wanted))
 
     async def _refresh(self, jid: JID, *, force: bool) -> None:
         """Refresh as slixmpp-omemo does, and a friend's lists if they are in doubt: see `Lists`."""
-        roster = self.xmpp.client_roster
+        roster, storage = self.xmpp.client_roster, self.gate.storage
         if not force and roster.has_jid(jid) and roster[jid]["subscription"] == "both":
-            force = await self._lists.are_doubtful(jid.bare, self.storage)
+            force = await self._lists.are_doubtful(jid.bare, storage)
         await super().refresh_device_lists({jid}, force)
         if force:
-            await self._lists.settle(jid.bare, self.storage)
+            await self._lists.settle(jid.bare, storage)
 
     # -- what others publish -------------------------------------------------------------------
 
@@ -349,7 +354,9 @@ class Startup(Routing, metaclass=ABCMeta):
     def gate(self) -> Gate:
         """The lock of this account's sessions."""
         if self._gate is None:
-            self._gate = Gate(self.storage)
+            storage = self.storage
+            known = isinstance(storage, Transactional)
+            self._gate = Gate(storage if known else Gathered(storage))
         return self._gate
 
     @property

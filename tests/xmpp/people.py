@@ -132,8 +132,12 @@ class Person:
         """Open the vault and start OMEMO."""
         self.vault = Vault.open(self.folder, clock=ManualClock())
         self.ratchets = Ratchets(self.vault)
-        self.gate = Gate(self.ratchets)
-        backends: list[Any] = [Modern(self.ratchets), Legacy(self.ratchets)]
+        await self.start_on(Gate(self.ratchets))
+
+    async def start_on(self, gate: Gate) -> None:
+        """Start OMEMO on a gate's storage."""
+        self.gate, storage = gate, gate.storage
+        backends: list[Any] = [Modern(storage), Legacy(storage)]
         for backend in backends:
             backend.gate = self.gate
         base = network(self.server, self.jid)
@@ -150,7 +154,7 @@ class Person:
             },
         )
         self.sessions = await self.gate.run(
-            lambda: made.create(backends, self.ratchets, self.jid, None, "UNDECIDED")
+            lambda: made.create(backends, storage, self.jid, None, "UNDECIDED")
         )
         await self.sessions.after_history_sync()
         own, _ = await self.sessions.get_own_device_information()

@@ -10,6 +10,7 @@ from xml.etree.ElementTree import Element, fromstring
 import omemo
 import pytest
 import slixmpp_omemo
+from omemo.storage import StorageException
 from slixmpp import JID
 from slixmpp.stanza import Message
 
@@ -293,6 +294,36 @@ async def test_a_message_opens_once(world: World) -> None:
     with pytest.raises(RemoteProtocolError) as caught:
         await theirs.decrypt_message(world.carry(sealed, rosa, peter))
     assert caught.value.reason is Reason.DUPLICATE
+
+
+@pytest.mark.parametrize("refused", ["the storage", "the bundle"])
+async def test_a_message_that_is_open_is_not_lost(
+    refused: str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first message, and a full disk or a server that does not take our new bundle."""
+    rosa, ours = await plugged(world, "rosa", OurPlugin)
+    peter, theirs = await plugged(world, "peter", OurPlugin)
+    sealed, _ = await ours.encrypt_message(rosa_message(rosa, PETER), PETER)
+
+    async def refuse(*_: Any) -> None:
+        raise StorageException("sentinel")
+
+    async def not_taken(*_: Any) -> None:
+        raise omemo.BundleUploadFailed("sentinel")
+
+    with monkeypatch.context() as patch:
+        if refused == "the storage":
+            patch.setattr(theirs.kept, "_store", refuse)
+        else:
+            patch.setattr(theirs.sessions.network, "_upload_bundle", not_taken)
+        opened, _ = await theirs.decrypt_message(world.carry(sealed, rosa, peter))
+    assert opened["body"] == rosa_message(rosa, PETER)["body"]
+    answer, _ = await theirs.encrypt_message(rosa_message(peter, ROSA), ROSA)
+    await ours.decrypt_message(world.carry(answer, peter, rosa))
+    again = world.client("peter").plug(OurPlugin)
+    again.kept = theirs.kept
+    await again.get_session_manager()
+    assert await again.sessions.backends[MODERN].load_session(ROSA.bare, ours.own_device)
 
 
 @pytest.mark.parametrize(

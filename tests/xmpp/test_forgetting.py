@@ -58,7 +58,11 @@ async def accounts(person: Person) -> list[str]:
 
 async def lay_aside(person: Person, other: Person) -> None:
     backend = person.sessions.backends[MODERN]
-    await person.gate.run(lambda: laid_aside(backend, other.jid, other.device))
+
+    async def lay() -> None:
+        await laid_aside(backend, await backend.load_session(other.jid, other.device))
+
+    await person.gate.run(lay)
 
 
 @pytest.fixture

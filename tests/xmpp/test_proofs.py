@@ -119,7 +119,7 @@ async def test_who_writes_a_timer_knows_timers(inside: str, *, shown: bool, worl
     plugin = world.client("rosa").plug(OurPlugin)
     content = list(element(f"<content xmlns='urn:xmpp:sce:1'>{inside}</content>"))
     assert speaks_of_timers(content) is shown
-    await plugin.remember_reader(device(PETER, 7), content)
+    await plugin.gate.run(lambda: plugin.remember_reader(device(PETER, 7), content))
     assert plugin.has_sent_timer(PETER, 7) is shown
     assert plugin.facts(device(PETER, 7)).sent_timer is shown
     assert (SENDS_TIMERS in plugin.kept.values) is shown

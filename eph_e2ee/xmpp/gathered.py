@@ -1,0 +1,120 @@
+"""An application's storage for python-omemo, with what it lacks: commits.
+
+python-omemo stores a step value by value. A step that ends in the middle, since a message does not
+open or somebody cancels it, would leave half of itself behind, and a ratchet that goes back by that
+uses a key twice. Here its values are gathered, and written once it is whole: those that have
+changed, which are two of twelve for a message.
+
+A process that is killed while it writes can leave half a step all the same: that is for the storage
+to prevent.
+"""
+
+import asyncio
+import enum
+from collections.abc import Awaitable, Callable
+from copy import deepcopy
+from typing import Any, Final
+
+from omemo.storage import Just, Maybe, Nothing, Storage
+from omemo.types import JSONType
+
+__all__ = ["Gathered"]
+
+
+class _Gone(enum.Enum):
+    """In place of a value, that there is none any more."""
+
+    GONE = "gone"
+
+
+GONE: Final = _Gone.GONE
+
+Values = dict[str, JSONType | _Gone]
+
+
+class Gathered(Storage):
+    """A storage that gathers what is stored: see `gate.Transactional`.
+
+    What the other storage refuses stays here, is loaded from here, and is written with the next
+    commit: the steps that follow are built on it.
+
+    Args:
+        kept: where everything ends; asked for what is not here.
+    """
+
+    def __init__(self, kept: Storage) -> None:
+        super().__init__(disable_cache=True)
+        self._kept = kept
+        self._pending: Values = {}
+        self._leaving: Values = {}
+        self._lock = asyncio.Lock()
+        self._writing: set[asyncio.Task[None]] = set()
+
+    def __repr__(self) -> str:
+        return f"<Gathered: {len(self._pending)} pending, {len(self._leaving)} leaving>"
+
+    def commit_with(self, work: Callable[[Any], Any] | None = None) -> Awaitable[None]:
+        """Queue everything pending for writing; await it for the outcome. Canceling that is safe.
+
+        Raises, when awaited:
+            Exception: whatever the other storage raises.
+
+        Raises:
+            TypeError: there is `work`, which only a vault can do in the same transaction.
+        """
+        if work is not None:
+            raise TypeError("this storage writes nothing beside its values")
+        # Behind what has been refused, in the order in which it was stored.
+        for key in self._pending:
+            self._leaving.pop(key, None)
+        self._leaving |= self._pending
+        self._pending = {}
+        task = asyncio.ensure_future(self._write())
+        self._writing.add(task)
+        task.add_done_callback(self._written)
+        return asyncio.shield(task)
+
+    def discard(self) -> None:
+        """Forget what is pending: the step that stored it has failed."""
+        self._pending = {}
+
+    def savepoint(self) -> object:
+        """What is pending now, to `restore` it."""
+        return dict(self._pending)
+
+    def restore(self, savepoint: Any) -> None:
+        """Forget what has been stored since a savepoint."""
+        self._pending = savepoint
+
+    def forget_cached(self) -> None:
+        """Nothing is cached here: what was refused is still to be written."""
+
+    async def _write(self) -> None:
+        async with self._lock:
+            for key, value in list(self._leaving.items()):
+                if value is GONE:
+                    await self._kept.delete(key)
+                elif (await self._kept.load(key)).maybe(GONE) != value:
+                    await self._kept.store(key, value)
+                if self._leaving.get(key) is value:  # and no newer one
+                    del self._leaving[key]
+
+    def _written(self, task: asyncio.Task[None]) -> None:
+        self._writing.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waits for it hears of it, if anybody does
+
+    async def _load(self, key: str) -> Maybe[JSONType]:
+        for values in (self._pending, self._leaving):
+            if key in values:
+                value = values[key]
+                return Nothing() if value is GONE else Just(value)
+        return await self._kept.load(key)
+
+    async def _store(self, key: str, value: JSONType) -> None:
+        self._pending.pop(key, None)
+        self._pending[key] = deepcopy(value)
+
+    async def _delete(self, key: str) -> None:
+        self._pending.pop(key, None)
+        self._pending[key] = GONE
