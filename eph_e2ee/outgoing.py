@@ -157,8 +157,7 @@ class Outgoing:
         audience = await self._account.audience(recipient)
         envelope = self._account.build(content, to=recipient)
         pending = await self._account.begin(
-            lambda: self._account.seal_if_read(audience, envelope, asking=False),
-            lambda _: lambda _: None,
+            lambda: self._sealed_signal(audience, envelope), lambda _: lambda _: None
         )
         await pending.finish()
         self._account.send(audience, self._account.new_id(), pending.value, None)
@@ -242,6 +241,11 @@ class Outgoing:
             setting=self._conversations.change(draft.recipient, before, after),
             sealed=sealed,
         )
+
+    async def _sealed_signal(self, audience: Audience, envelope: bytes) -> Sealed:
+        """Under the lock: no opt-out comes in between."""
+        await self._opt_outs.check(audience.conversation)
+        return await self._account.seal_if_read(audience, envelope, asking=False)
 
     async def _sealed_for(self, draft: Draft, audience: Audience, envelope: bytes) -> Sealed:
         if not draft.is_said and self._legacy is not Legacy.REFUSE:

@@ -61,7 +61,7 @@ from eph_e2ee.protocol.iqheader import IqHeader
 from eph_e2ee.replying import FAILED, Answering, Reply, within
 from eph_e2ee.xmpp.account import Account
 from eph_e2ee.xmpp.gate import Pending
-from eph_e2ee.xmpp.iqs import IqArrival, SealedIq
+from eph_e2ee.xmpp.iqs import ASKING, IqArrival, SealedIq
 from eph_e2ee.xmpp.redaction import contained
 from eph_e2ee.xmpp.stanzas import bare
 
@@ -245,7 +245,7 @@ class Questions:
         accounts = frozenset({bare(header.recipient)})
         self._account.check_session()
         await self._account.devices.prepare(accounts)
-        seal = partial(self._iqs.seal, header, content, device)
+        seal = partial(self._sealed, header, content, device)
         try:
             pending: Pending[SealedIq, None] = await self._account.begin(seal, _no_rows)
         except NoEligibleDevices:  # lists come one by one, and in any order
@@ -255,6 +255,14 @@ class Questions:
         self._account.check_session()
         self._iqs.send(header, pending.value)
         return pending.value.devices
+
+    async def _sealed(
+        self, header: IqHeader, content: list[Element], device: DeviceId | None
+    ) -> SealedIq:
+        """Under the lock: no opt-out comes in between; who asks all the same is answered."""
+        if header.kind in ASKING:
+            await self._opt_outs.check(bare(header.recipient))
+        return await self._iqs.seal(header, content, device)
 
     async def _open(self, arrival: IqArrival) -> _Opened:
         """Decrypt under the lock, commit the ratchet, and verify the envelope.

@@ -42,7 +42,7 @@ from eph_e2ee.xmpp.parcel import MODERN, OLD, Opened, encrypted_child, written
 from eph_e2ee.xmpp.sce import XEP_0420
 from eph_e2ee.xmpp.trust import UNASKED
 
-__all__ = ["MAXIMUM_OPEN", "IqArrival", "Iqs", "SealedIq"]
+__all__ = ["ASKING", "MAXIMUM_OPEN", "IqArrival", "Iqs", "SealedIq"]
 
 MAXIMUM_OPEN: Final = 256
 """Questions of ours that may wait for answers at once: more than any bot asks on purpose."""

@@ -12,12 +12,14 @@ import pytest
 
 from eph_e2ee import LocalProtocolError, OptedOut
 from eph_e2ee.errors import NoEligibleDevices, NotSent, VaultDamaged, VaultUnavailable
-from eph_e2ee.model import BareJid
-from eph_e2ee.protocol import optout
+from eph_e2ee.model import BareJid, MessageId
+from eph_e2ee.protocol import marks, optout
 from tests.flows.test_incoming import body, sealed
 from tests.xmpp.clients import OurPlugin
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from eph_e2ee.events import OptOut
     from tests.flows.conftest import Party, Town
 
@@ -94,6 +96,40 @@ async def test_nothing_is_sent_before_it_is_confirmed(
         "good morning",
     ]
     assert await peter.chat.timer(rosa.jid) is None
+
+
+SAYING: dict[str, Callable[[Party, Party], Awaitable[object]]] = {
+    "a text": lambda peter, rosa: peter.chat.send(rosa.jid, "text"),
+    "a timer": lambda peter, rosa: peter.chat.set_timer(rosa.jid, timedelta(hours=1)),
+    "a receipt": lambda peter, rosa: peter.chat._outgoing.signal(
+        BareJid(rosa.jid), marks.write_received([MessageId("7")])
+    ),
+    "an opt-out": lambda peter, rosa: peter.chat.opt_out(rosa.jid),
+    "a question": lambda peter, rosa: peter.chat.iq(
+        f"{rosa.jid}/rosa", Element("{urn:example:query}query")
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAYING)
+async def test_one_that_comes_while_lists_are_asked_for_counts(
+    name: str, rosa: Party, peter: Party, town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is committed after the first look at it, and before anything is encrypted."""
+    devices = peter.chat._account.devices
+    prepare = devices.prepare
+
+    async def meanwhile(*accounts: Any, **options: Any) -> None:
+        await say(rosa, peter, town, OPT_OUT)
+        await prepare(*accounts, **options)
+
+    monkeypatch.setattr(devices, "prepare", meanwhile)
+    encrypted: list[Any] = []
+    monkeypatch.setattr(peter.chat._account.omemo, "seal", encrypted.append)
+    with pytest.raises(OptedOut):
+        await SAYING[name](peter, rosa)
+    assert len(opt_outs(peter)) == 1
+    assert encrypted == []
 
 
 async def test_once_confirmed_messages_are_encrypted_as_before(

@@ -14,6 +14,7 @@ from eph_e2ee import (
     NoAnswer,
     NotConnected,
     NotSent,
+    OptedOut,
     Refusal,
     VaultError,
 )
@@ -133,6 +134,21 @@ async def test_an_answer_may_ask_back(rosa: Party, peter: Party) -> None:
     answer = await rosa.chat.iq(jid(peter), query("tea?"))
     assert answer is not None
     assert answer.text == "green"
+
+
+async def test_whoever_has_opted_out_is_answered_but_not_asked(
+    rosa: Party, peter: Party, town: Town, world: Switchboard
+) -> None:
+    """XEP-0384 section 5.7: it has asked in OMEMO itself, and hears nothing else."""
+    answered(peter, query("at five"))
+    await rosa.chat.opt_out(peter.jid)
+    await town.deliver()
+    answer = await rosa.chat.iq(jid(peter), query("when?"))
+    assert answer is not None
+    assert answer.text == "at five"
+    with pytest.raises(OptedOut):
+        await peter.chat.iq(jid(rosa), query())
+    assert [iq.get("type") for iq in world.carried] == ["get", "result"]
 
 
 async def test_it_is_no_message(rosa: Party, peter: Party) -> None:
