@@ -3,7 +3,6 @@
 What the peer gave as a reason is told once and not kept: it would outlive every timer.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,14 +13,12 @@ from eph_e2ee.events import OptOut
 from eph_e2ee.model import BareJid, DeviceId
 from eph_e2ee.protocol import optout
 from eph_e2ee.protocol.optout import Event, Phase, State
+from eph_e2ee.remembered import Remembered
 from eph_e2ee.vault.archive import Transaction
 from eph_e2ee.vault.vault import Vault
 from eph_e2ee.xmpp.account import Account
 
 __all__ = ["Heard", "OptOuts", "write"]
-
-MAXIMUM_REMEMBERED = 1024
-"""Conversations whose state is in memory; the others' are a read away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +40,7 @@ class OptOuts:
     def __init__(self, account: Account, vault: Vault) -> None:
         self._account = account
         self._vault = vault
-        self._remembered: OrderedDict[BareJid, State] = OrderedDict()
+        self._remembered = Remembered[State]()
         account.omemo.answers = self._answers
 
     async def check(self, conversation: BareJid) -> None:
@@ -92,7 +89,7 @@ class OptOuts:
         after = optout.step(before, event, round(sent_at * 1000))
         if after == before:
             return Heard()
-        self._remember(conversation, after)
+        self._remembered.put(conversation, after)
         told = None if request is None else OptOut(conversation, device, request.reason)
         return Heard(after.to_json(), told)
 
@@ -114,7 +111,7 @@ class OptOuts:
 
     def forget(self, conversation: BareJid) -> None:
         """Read the state again: the commit that held it has failed."""
-        self._remembered.pop(conversation, None)
+        self._remembered.forget(conversation)
 
     async def _answers(self, conversation: BareJid) -> bool:
         """Whether OMEMO may answer by itself: not where a message could not be sent either."""
@@ -125,23 +122,15 @@ class OptOuts:
         with suppress(VaultDamaged):  # confirming mends it
             before = await self._state(conversation)
         after = optout.step(before, Event.CONFIRMED)
-        self._remember(conversation, after)
+        self._remembered.put(conversation, after)
         return after
 
     async def _state(self, conversation: BareJid) -> State:
-        known = self._remembered.get(conversation)
-        if known is None:
-            text = await self._vault.transact(lambda vault: vault.value(_key(conversation)))
-            read = State() if text is None else State.from_json(text)
-            known = self._remembered.get(conversation, read)  # it may have changed meanwhile
-            self._remember(conversation, known)
-        return known
+        return await self._remembered.get(conversation, lambda: self._read(conversation))
 
-    def _remember(self, conversation: BareJid, state: State) -> None:
-        self._remembered[conversation] = state
-        self._remembered.move_to_end(conversation)
-        if len(self._remembered) > MAXIMUM_REMEMBERED:
-            self._remembered.popitem(last=False)
+    async def _read(self, conversation: BareJid) -> State:
+        text = await self._vault.transact(lambda vault: vault.value(_key(conversation)))
+        return State() if text is None else State.from_json(text)
 
 
 def write(vault: Transaction, conversation: BareJid, state: str | None) -> None:

@@ -21,7 +21,7 @@ FLOORS = [
     {"errors"},
     {"clock", "hardening"},
     {"model"},
-    {"events"},
+    {"events", "remembered"},
     {"protocol"},
     {"vault"},
     {"xmpp"},

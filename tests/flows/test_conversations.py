@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from eph_e2ee import conversations as module
 from eph_e2ee.conversations import Conversations
 from eph_e2ee.errors import VaultDamaged
 from eph_e2ee.model import BareJid, DeviceId, Seconds
@@ -94,6 +94,51 @@ async def test_after_a_failed_commit_the_vault_is_asked(vault: Vault) -> None:
     conversations.forget(ROSA)
 
 
+async def asked(conversations: Conversations) -> asyncio.Task[Agreement]:
+    """Somebody who asks without the lock, and whose read has just been queued."""
+    reading = asyncio.create_task(conversations.setting(PETER))
+    await asyncio.sleep(0)
+    return reading
+
+
+async def test_what_is_changed_during_a_read_stays(vault: Vault) -> None:
+    """F29: an application asks for a timer while a message with another one is taken in."""
+    conversations = Conversations(vault, None)
+    after = changed(Agreement(), HOUR)
+    other = asyncio.create_task(conversations.setting(PETER))
+    reading = await asked(conversations)
+    conversations.change(PETER, Agreement(), after)
+    for each in (other, reading):
+        assert await each == after
+    assert await conversations.setting(PETER) == after
+
+
+async def test_what_was_read_before_it_was_forgotten_is_not_kept(vault: Vault) -> None:
+    """It stood before a commit, and what that has changed is in memory no more."""
+    conversations = Conversations(vault, None)
+    reading = await asked(conversations)
+    after = changed(Agreement(), HOUR)
+    text = conversations.change(PETER, Agreement(), after)
+    written = vault.transact(lambda tx: Conversations.write(tx, PETER, text))
+    conversations.forget(PETER)
+    again = await asked(conversations)
+    for each in (reading, again):
+        assert await each == after
+    await written
+    assert await conversations.setting(PETER) == after
+
+
+async def test_a_read_that_is_canceled_leaves_nothing_behind(vault: Vault) -> None:
+    conversations = Conversations(vault, None)
+    for _ in range(2):
+        reading = await asked(conversations)
+        reading.cancel()
+        await asyncio.wait({reading})
+        assert conversations._remembered._reading == {}
+        assert await conversations.setting(PETER) == Agreement()
+        conversations.forget(PETER)
+
+
 async def test_a_damaged_setting_is_an_error(vault: Vault) -> None:
     """STYLE 5: not an empty one."""
     await kept(vault, "{}")
@@ -104,11 +149,12 @@ async def test_a_damaged_setting_is_an_error(vault: Vault) -> None:
 async def test_memory_is_limited_to_what_was_used_last(
     vault: Vault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAXIMUM_REMEMBERED", 3)
+    monkeypatch.setattr("eph_e2ee.remembered.MAXIMUM", 3)
     conversations = Conversations(vault, None)
     for number in range(10):
         await conversations.setting(BareJid(f"peer{number}@example.org"))
-    assert list(conversations._remembered) == [f"peer{number}@example.org" for number in (7, 8, 9)]
+    known = list(conversations._remembered._values)
+    assert known == [f"peer{number}@example.org" for number in (7, 8, 9)]
 
 
 async def test_a_setting_of_a_peer_who_set_it_survives_json(vault: Vault) -> None:

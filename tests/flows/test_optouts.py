@@ -13,6 +13,7 @@ import pytest
 from eph_e2ee import LocalProtocolError, OptedOut
 from eph_e2ee.errors import NoEligibleDevices, NotSent, VaultDamaged, VaultUnavailable
 from eph_e2ee.model import BareJid, MessageId
+from eph_e2ee.optouts import write
 from eph_e2ee.protocol import marks, optout
 from tests.flows.test_incoming import body, sealed
 from tests.xmpp.clients import OurPlugin
@@ -350,6 +351,24 @@ async def test_a_commit_that_fails_blocks_nothing(
     await peter.idle()
     assert len(opt_outs(peter)) == 1
     assert await peter.chat.opted_out(rosa.jid)
+
+
+async def test_what_was_read_before_a_commit_is_not_kept(
+    rosa: Party, peter: Party, town: Town
+) -> None:
+    """Where something else has had it forgotten meanwhile."""
+    await say(rosa, peter, town, OPT_OUT)
+    known = peter.chat._incoming._letters._opt_outs
+    jid, state = BareJid(rosa.jid), await known._state(BareJid(rosa.jid))
+    await peter.chat.confirm_opt_out(rosa.jid)
+    known.forget(jid)
+    asking = asyncio.create_task(known.blocked(jid))
+    await asyncio.sleep(0)
+    written = peter.vault.transact(lambda vault: write(vault, jid, state.to_json()))
+    known.forget(jid)
+    assert await asking
+    await written
+    assert await known.blocked(jid)
 
 
 async def test_a_damaged_state_lets_nothing_pass(rosa: Party, peter: Party, town: Town) -> None:
