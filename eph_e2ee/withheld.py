@@ -86,10 +86,16 @@ class Withheld:
         self._clock = clock
         self._unread_cap = unread_cap
         self._opening = asyncio.Lock()
+        # By the vault's worker alone, where a work that was queued before a cancellation runs
+        # before everything of the next reopening.
+        self._due: set[tuple[BareJid, str]] = set()
         incoming.on_withheld = self.keep
 
     def keep(self, vault: Transaction, arrivals: Sequence[Arrival]) -> None:
         """Have arrivals wait behind the others, as far as there is room; of copies the first.
+
+        What is being opened and comes here instead waits on: its device is undecided again, or is
+        another one than it says.
 
         What does not open any more stops nobody (F38): nothing is added to it.
         """
@@ -99,6 +105,7 @@ class Withheld:
                 item = _packed(arrival, self._clock.now(), self._account.fingerprint(arrival))
                 if item is not None:
                     items = _with(items, item)
+                    self._due.discard(_name(item))
             if items is not before:
                 _write(vault, items)
 
@@ -115,14 +122,18 @@ class Withheld:
             if all(_sender(item) != sender for item in await self._vault.transact(self._alive)):
                 return
             undecided = await self._account.devices.undecided(sender)
-            due = [
-                item
-                for item in await self._vault.transact(self._alive)
-                if _sender(item) == sender and item.device not in undecided
-            ]
+
+            def chosen(vault: Transaction) -> list[_Item]:
+                own = [item for item in self._alive(vault) if _sender(item) == sender]
+                items = [item for item in own if item.device not in undecided]
+                self._due = set(map(_name, items))
+                return items
+
+            due = await self._vault.transact(chosen)
 
             def drop(vault: Transaction) -> None:
-                _write(vault, [item for item in self._alive(vault) if item not in due])
+                gone = [item for item in due if _name(item) in self._due]
+                _write(vault, [item for item in self._alive(vault) if item not in gone])
 
             arrivals = [_unpacked(item) for item in due]
             for received in await self._incoming.take_archived(arrivals, drop, new=False):
@@ -167,6 +178,11 @@ def _write(vault: Transaction, items: list[_Item]) -> None:
 
 def _sender(item: _Item) -> BareJid:
     return BareJid(item.rest[0])
+
+
+def _name(item: _Item) -> tuple[BareJid, str]:
+    """What a message and its copies share, and no other that waits."""
+    return _sender(item), item.digest
 
 
 def _with(items: list[_Item], item: _Item) -> list[_Item]:
