@@ -7,11 +7,12 @@ lock, and in three steps:
 1. under the lock: load, compute, store; no network. What would have to be downloaded ends the
    operation, is fetched without the lock, and the operation starts again;
 2. commit: what was stored becomes durable, together with the caller's own rows;
-3. only then: what python-omemo wanted to send or publish meanwhile goes out.
+3. only then: what python-omemo wanted to send or publish meanwhile goes out, the newest last.
 """
 
 import asyncio
 import functools
+import itertools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -24,6 +25,7 @@ from omemo.storage import Storage
 from eph_e2ee.errors import EphemeralError, RemoteProtocolError
 from eph_e2ee.xmpp.downloads import Downloads
 from eph_e2ee.xmpp.together import together
+from eph_e2ee.xmpp.uploads import Uploads
 
 __all__ = ["Absent", "Gate", "Pending", "Transactional", "Unit"]
 
@@ -75,8 +77,13 @@ Leaving = dict[Name, Callable[[], Awaitable[None]]]
 
 @dataclass(slots=True)
 class Unit:
-    """One operation under the lock: what it fetched, and what may leave after its commit."""
+    """One operation under the lock: what it fetched, and what may leave after its commit.
 
+    Attributes:
+        number: which one it is in the order in which the lock is held.
+    """
+
+    number: int = 0
     fetched: dict[Name, object] = field(default_factory=dict)
     messages: Leaving = field(default_factory=dict)
     uploads: Leaving = field(default_factory=dict)
@@ -93,6 +100,7 @@ class Pending(Generic[Value, Result]):
     value: Value = field(repr=False)
     _written: Awaitable[Result] = field(repr=False)
     _unit: Unit = field(repr=False)
+    _uploads: Uploads = field(repr=False)
     _forget: Callable[[], Awaitable[None]] = field(repr=False)
 
     async def finish(self) -> Result:
@@ -113,18 +121,14 @@ class Pending(Generic[Value, Result]):
         return result
 
     async def publish(self) -> None:
-        """Upload the bundles and device lists that waited for the commit, each once.
+        """Upload the bundles and device lists that waited for the commit, or newer ones.
+
+        Canceling it is safe: see `uploads.Uploads`.
 
         Raises:
             OMEMOException: the first failure, after all were tried; the next start mends it.
         """
-        failures = [
-            outcome
-            for upload in self._unit.uploads.values()
-            if isinstance(outcome := await _outcome(upload), omemo.OMEMOException)
-        ]
-        if failures:
-            raise failures[0]
+        await self._uploads.publish(self._unit.number, self._unit.uploads)
 
 
 class Gate:
@@ -139,6 +143,8 @@ class Gate:
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
         self.downloads = Downloads()
+        self._uploads = Uploads()
+        self._numbers = itertools.count(1)
         self._lock = asyncio.Lock()
         self._owner: asyncio.Task[Any] | None = None
         self._unit: Unit | None = None
@@ -166,7 +172,7 @@ class Gate:
                 async with self._held(unit):
                     value = await operation()
                     written = self._commit(None if work is None else work(value))
-                    return Pending(value, written, unit, self._forget)
+                    return Pending(value, written, unit, self._uploads, self._forget)
             except Absent as absent:
                 unit.fetched.update(await _fetched(absent))
         raise omemo.OMEMOException("more device lists and bundles than one operation may fetch")
@@ -226,6 +232,7 @@ class Gate:
     async def _held(self, unit: Unit) -> AsyncIterator[None]:
         async with self._lock:
             self._owner, self._unit = asyncio.current_task(), unit
+            unit.number = next(self._numbers)
             unit.messages.clear()
             unit.uploads.clear()
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import omemo
     from omemo.types import DeviceList
 
+    from eph_e2ee.xmpp.gate import Pending
     from tests.xmpp.people import Person, Server
 
     NewPerson = Callable[[str], Awaitable[Person]]
@@ -117,3 +119,59 @@ async def test_an_operation_that_begins_again_has_its_bundle_still(
     message: omemo.Message = await rosa.gate.run(operation)
     assert await peter.decrypt(message) == b"text"
     assert downloaded(peter) == 1
+
+
+@pytest.fixture
+async def opened(
+    pair: tuple[Person, Person], person: NewPerson
+) -> tuple[Person, list[Pending[bytes | None, Any]]]:
+    """An account that two new ones have written to at once, and what is to be published of it."""
+    (rosa, peter), anna = pair, await person("anna")
+    await anna.knows(peter)
+    messages = [await each.encrypt(peter, b"text") for each in (rosa, anna)]
+    begun = [await peter.gate.begin(functools.partial(peter.decrypt, each)) for each in messages]
+    for pending in begun:
+        await pending.finish()
+    return peter, begun
+
+
+async def is_published(person: Person) -> bool:
+    """Whether what the server has of somebody's keys is what is here."""
+    backend = person.sessions.backends[MODERN]
+    kept = await person.gate.run(lambda: backend.get_bundle(person.jid, person.device))
+    return kept == person.server.bundles[MODERN, person.jid, person.device]
+
+
+async def test_an_upload_does_not_overtake_an_older_one(
+    opened: tuple[Person, list[Pending[bytes | None, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server wants the first one repeated: until then it has not got it."""
+    peter, (first, second) = opened
+    asked, repeated = asyncio.Event(), asyncio.Event()
+    publish = peter.server.publish
+
+    async def publishing(bundle: omemo.Bundle) -> None:
+        if not asked.is_set():
+            asked.set()
+            await repeated.wait()
+        await publish(bundle)
+
+    monkeypatch.setattr(peter.server, "publish", publishing)
+    older = asyncio.create_task(first.publish())
+    await asked.wait()
+    newer = asyncio.create_task(second.publish())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    repeated.set()
+    await asyncio.gather(older, newer)
+    assert await is_published(peter)
+
+
+async def test_an_upload_that_comes_late_is_left(
+    opened: tuple[Person, list[Pending[bytes | None, Any]]],
+) -> None:
+    """Whose messages took longer to leave than those of the operation after it."""
+    peter, (first, second) = opened
+    await second.publish()
+    await first.publish()
+    assert await is_published(peter)
