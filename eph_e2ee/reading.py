@@ -8,10 +8,11 @@ The peer is told of deliveries and of reading only if the application wants that
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Final, NamedTuple, Protocol
 
-from eph_e2ee.errors import EphemeralError, VaultDamaged, VaultError
+from eph_e2ee.errors import EphemeralError, LocalProtocolError, VaultDamaged, VaultError
 from eph_e2ee.model import BareJid, Content, Entry, MessageId
 from eph_e2ee.outgoing import Outgoing
 from eph_e2ee.protocol import marks
@@ -32,6 +33,10 @@ UNTOLD: Final = "untold reads"
 
 PORTION: Final = 50
 """Messages that one envelope marks: some 5 kB."""
+
+LONGEST: Final = 16 * 1024
+"""Characters of their ids, and of whose they are: a peer chooses them, and whichever it chooses,
+servers take the stanza."""
 
 Unread = tuple[BareJid, MessageId, int]
 """The conversation, the message, and when it was read, in milliseconds since the epoch."""
@@ -95,8 +100,9 @@ class Reading:
         content = entry.content
         if content is None or not content.message_id:
             return  # gone, or nameless
-        self._reads.append((content.sender, content.message_id, round(at * 1000)))
-        self._woken.set()
+        if marks.is_id(content.message_id):
+            self._reads.append((content.sender, content.message_id, round(at * 1000)))
+            self._woken.set()
         if content.sender != entry.conversation:
             return  # in a room, whose members read for themselves
         place = _place(entry.number, content)
@@ -105,9 +111,9 @@ class Reading:
 
     def note_received(self, entry: Entry) -> None:
         """A message has arrived whose sender asks for a receipt."""
-        if self._receipts and entry.content is not None:
-            arrived = self._arrived.setdefault(entry.conversation, [])
-            arrived.append(entry.content.message_id)
+        content = entry.content
+        if self._receipts and content is not None and marks.is_id(content.message_id):
+            self._arrived.setdefault(entry.conversation, []).append(content.message_id)
             self._woken.set()
 
     def wake(self) -> None:
@@ -138,9 +144,10 @@ class Reading:
         arrived, self._arrived = self._arrived, {}
         places, self._places = self._places, {}
         for conversation, ids in arrived.items():
-            for start in range(0, len(ids), PORTION):
-                receipts = marks.write_received(ids[start : start + PORTION])
-                await self._signal(conversation, receipts)
+            while ids:
+                count = _fitting(ids)
+                await self._signal(conversation, marks.write_received(ids[:count]))
+                del ids[:count]
         await self._tell_devices()
         for conversation, place in places.items():
             await self._tell_place(conversation, place)
@@ -170,19 +177,23 @@ class Reading:
     async def _tell_devices(self) -> None:
         """Tell our other devices, as long as that works; with none there is nothing to do."""
         own = self._account.bare
-        while portion := self._reads[:PORTION]:
+        while self._reads:
+            count = _fitting([f"{jid}{message_id}" for jid, message_id, _ in self._reads[:PORTION]])
             try:
                 alone = not await self._account.devices.has_readers(own)
             except EphemeralError:
                 return
-            content = [marks.write_read(read) for read in _gathered(portion)]
+            content = [marks.write_read(read) for read in _gathered(self._reads[:count])]
             if not alone and not await self._signal(own, content):
                 return
-            del self._reads[: len(portion)]
+            del self._reads[:count]
 
     async def _signal(self, recipient: BareJid, content: list[Element]) -> bool:
+        """Send some marks; False: they are to be sent again. What cannot be written never is."""
         try:
             await self._outgoing.signal(recipient, content)
+        except LocalProtocolError:
+            log.warning("a marker was given up: no envelope takes it")
         except EphemeralError as error:
             log.warning("a marker was not sent: %s", type(error).__name__)
             return False
@@ -195,7 +206,7 @@ class Reading:
         except VaultError as error:
             log.warning("what was read could not be told: %s", type(error).__name__)
             return
-        self._kept = bool(kept)
+        self._kept = text is not None
         self._reads[:0] = kept
         self._woken.set()
 
@@ -212,7 +223,13 @@ class Reading:
 
 
 def _place(number: int, content: Content) -> _Place:
-    return _Place(number, content.message_id, content.archive_id, content.wants_marker)
+    wants_marker = content.wants_marker and marks.is_id(content.message_id)
+    return _Place(number, content.message_id, content.archive_id, wants_marker)
+
+
+def _fitting(names: Sequence[str]) -> int:
+    """How many of the first go together; one does, however long it is."""
+    return max(1, sum(size <= LONGEST for size in accumulate(map(len, names[:PORTION]))))
 
 
 def _gathered(reads: list[Unread]) -> list[Read]:
@@ -228,6 +245,7 @@ def _gathered(reads: list[Unread]) -> list[Read]:
 def _unpacked(text: str | None) -> list[Unread]:
     try:
         items = [] if text is None else json.loads(text)
-        return [(BareJid(jid), MessageId(each), int(stamp)) for jid, each, stamp in items]
+        reads = [(BareJid(jid), MessageId(each), int(stamp)) for jid, each, stamp in items]
+        return [read for read in reads if marks.is_id(read[1])]
     except (ValueError, TypeError):
         raise VaultDamaged("the reads that are still to be told are damaged") from None

@@ -28,6 +28,7 @@ __all__ = [
     "NAMESPACE",
     "Marks",
     "Read",
+    "is_id",
     "is_mark",
     "read",
     "write_displayed",
@@ -109,6 +110,11 @@ def read(content: Sequence[Element]) -> Marks:
     )
 
 
+def is_id(text: str) -> bool:
+    """Tell whether messages can be marked by this id: by none they cannot, nor by a longer one."""
+    return 0 < len(text) <= MAX_ID
+
+
 def is_mark(element: Element) -> bool:
     """Tell whether an element is for the clients, and not for those who write to each other."""
     spaces = _RECEIPTS, _MARKERS, _STATES, _TRUST
@@ -155,5 +161,5 @@ def _reads(elements: Iterable[Element]) -> Iterable[Read]:
 
 def _ids(elements: Iterable[Element]) -> tuple[MessageId, ...]:
     named = (element.get("id", "") for element in elements)
-    kept = [MessageId(each) for each in named if 0 < len(each) <= MAX_ID]
+    kept = [MessageId(each) for each in named if is_id(each)]
     return tuple(kept[:MAX_MARKS])
