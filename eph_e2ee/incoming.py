@@ -60,7 +60,7 @@ class Received:
         entry: the archive's copy; None while nobody is told of it.
         findings: what was accepted in it although it is not as it should be.
         encrypted_with: the OMEMO namespace; None where that is not known any more.
-        wants_receipt: whether its sender asks for a receipt.
+        wants_receipt: whether its sender asks for a receipt; in a room nobody gives one.
     """
 
     number: int
@@ -361,7 +361,8 @@ class Incoming:
             self._account.emit("ephemeral_opt_out", letter.opt_out.told)
         self._tell_state(letter.arrival, letter.peer, letter.marks.state)
         if entry is not None and entry.content is not None:
-            wants_receipt = letter.marks.wants_receipt and not letter.own
+            unanswered = letter.own or letter.arrival.room is not None
+            wants_receipt = letter.marks.wants_receipt and not unanswered
             sink.tell(
                 Received(entry.number, entry, letter.findings, letter.namespace, wants_receipt)
             )

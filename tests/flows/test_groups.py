@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
+from xml.etree.ElementTree import fromstring, tostring
 
 import pytest
 
 from eph_e2ee.errors import NoEligibleDevices, RoomUnsuitable
+from eph_e2ee.protocol import marks
 from eph_e2ee.xmpp import devices
 from eph_e2ee.xmpp.parcel import MODERN
 from tests.xmpp.rooming import ROOM, ROSA, USER, Rooming, join
@@ -108,3 +110,50 @@ async def test_f41_one_whose_server_is_mute_is_waited_for_once(
         assert {each.jid for each in sent.left_out} == {mute}
     assert [addressed(stanza) for stanza in rosa.client.sent] == [{peter.jid}] * 2
     assert world.requests.count((mute, "subscribe")) == 1
+
+
+async def gathered(town: Town, world: Rooming, *names: str, **options: Any) -> list[Party]:
+    """Rosa and others, who are in the room and know each other."""
+    parties = [await town.party(name, **options) for name in ("rosa", *names)]
+    world.lists["member"] = [party.jid for party in parties[1:]]
+    for party in parties:
+        enter(party)
+        for other in parties:
+            if other is not party:
+                item = f"<item jid='{other.jid}/x' affiliation='member' role='participant'/>"
+                party.client.receive(
+                    f"<presence xmlns='jabber:client' from='{ROOM}/{other.name}'>"
+                    f"<x xmlns='{USER}'>{item}</x></presence>"
+                )
+        await party.caught_up()
+    return parties
+
+
+async def reflected(sender: Party, *to: Party) -> None:
+    """What somebody has sent to the room, as it comes to members."""
+    for stanza in sender.client.sent:
+        for party in to:
+            xml = fromstring(tostring(stanza.xml))  # noqa: S314
+            xml.set("from", f"{ROOM}/{sender.name}")
+            party.client.receive(xml)
+    sender.client.sent.clear()
+    for party in to:
+        await party.idle()
+
+
+async def test_no_receipt_is_given_to_a_room(
+    town: Town, world: Rooming, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks for one there would have everybody answer to everybody."""
+    rosa, peter = await gathered(town, world, "peter", receipts=True)
+    build = rosa.chat._account.build
+    asking = marks.write_wanted()
+    monkeypatch.setattr(
+        rosa.chat._account, "build", lambda content, to: build([*content, *asking], to=to)
+    )
+    await rosa.chat.send(ROOM, "who is there?")
+    await reflected(rosa, peter)
+    assert peter.bodies == ["who is there?"]
+    await peter.events["message"][0].mark_read()
+    await peter.idle()
+    assert [stanza["to"] for stanza in peter.client.sent if stanza["to"] == ROOM] == []
