@@ -332,7 +332,7 @@ class Chat(Peers):
 
     async def send_again(self, entry: Entry, content: Content) -> Message:
         """Send what the archive holds under the id that it was given first."""
-        elements = tuple(xml.parse(item.encode()) for item in content.elements)
+        elements = tuple(xml.read_back(item.encode()) for item in content.elements)
         number, name = entry.number, content.message_id
         draft = Draft(entry.conversation, content.body, elements, entry.timer, name, number)
         return self._sent(await self._outgoing.send(draft))

@@ -106,7 +106,8 @@ class Message:
     def elements(self) -> tuple[Element, ...]:
         """The other elements of its content."""
         content = self._entry.content
-        return () if content is None else tuple(xml.parse(e.encode()) for e in content.elements)
+        texts = () if content is None else content.elements
+        return tuple(xml.read_back(text.encode()) for text in texts)
 
     @property
     def sender(self) -> BareJid | None:

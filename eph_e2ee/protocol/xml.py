@@ -23,6 +23,7 @@ __all__ = [
     "Element",
     "parse",
     "quoted",
+    "read_back",
     "serialize",
     "split_name",
 ]
@@ -58,10 +59,26 @@ def parse(data: bytes) -> Element:
     """
     if len(data) > MAX_BYTES:
         raise RemoteProtocolError(Reason.TOO_LARGE)
+    return _read(data, limited=True)
+
+
+def read_back(data: bytes) -> Element:
+    """Read what `serialize` wrote of a tree that `parse` gave.
+
+    That may be over the limits by which the tree was accepted: it writes each namespace out, which
+    a prefix had for a letter.
+
+    Raises:
+        RemoteProtocolError: `serialize` has not written it.
+    """
+    return _read(data, limited=False)
+
+
+def _read(data: bytes, *, limited: bool) -> Element:
     # Expat takes UTF-16 for itself whatever encoding it is given, and that always has NUL bytes.
     if b"\0" in data or not _is_utf8(data):
         raise RemoteProtocolError(Reason.NOT_XML)
-    return _Reader().read(data)
+    return _Reader(limited=limited).read(data)
 
 
 def serialize(element: Element) -> bytes:
@@ -113,7 +130,8 @@ def split_name(name: object) -> tuple[str, str]:
 class _Reader:
     """Builds one tree, counting as it goes."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, limited: bool) -> None:
+        self._limited = limited
         self._tree = TreeBuilder()
         self._depth = 0
         self._elements = 0
@@ -141,20 +159,18 @@ class _Reader:
 
     def _namespace(self, _prefix: str | None, uri: str | None) -> None:
         self._attributes += 1
-        if len(uri or "") > MAX_NAMESPACE or self._attributes > MAX_ATTRIBUTES:
-            raise RemoteProtocolError(Reason.TOO_LARGE)
+        self._check(len(uri or "") <= MAX_NAMESPACE)
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         self._depth += 1
         self._elements += 1
         self._attributes += len(attributes)
-        if (
-            self._depth > MAX_DEPTH
-            or self._elements > MAX_ELEMENTS
-            or self._attributes > MAX_ATTRIBUTES
-        ):
-            raise RemoteProtocolError(Reason.TOO_LARGE)
+        self._check(self._depth <= MAX_DEPTH and self._elements <= MAX_ELEMENTS)
         self._tree.start(_clark(name), {_clark(key): text for key, text in attributes.items()})
+
+    def _check(self, within: bool) -> None:  # noqa: FBT001 -- a fact, no switch
+        if self._limited and not (within and self._attributes <= MAX_ATTRIBUTES):
+            raise RemoteProtocolError(Reason.TOO_LARGE)
 
     def _end(self, name: str) -> None:
         self._depth -= 1

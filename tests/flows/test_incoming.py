@@ -302,6 +302,25 @@ async def test_from_the_archive(rosa: Party, peter: Party) -> None:
     assert peter.bodies == ["text"]
 
 
+async def test_what_was_accepted_can_be_read(
+    rosa: Party, peter: Party, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its namespaces are written out in the vault, where the peer had a letter for each."""
+    account = rosa.chat._account
+    items = "<b:i c:x='' d:y=''/>" * 1500
+    names = "xmlns:b='urn:b' xmlns:c='urn:c' xmlns:d='urn:d'"
+    before, after = account.build([body("hi")], to=BareJid(peter.jid)).split(b"</content>")
+    parts = before, f"<list xmlns='urn:a' {names}>{items}</list></content>".encode(), after
+    monkeypatch.setattr(account, "build", lambda *_, **__: b"".join(parts))
+    peter.client.receive(await sealed(rosa, peter))
+    await peter.idle()
+    (message,) = peter.events["message"]
+    (kept, *_) = await peter.chat.history(rosa.jid)
+    for each in (message, kept):
+        (element,) = each.elements
+        assert [item.keys() for item in element] == [["{urn:c}x", "{urn:d}y"]] * 1500
+
+
 async def test_a_message_of_another_device_of_ours(rosa: Party, peter: Party, town: Town) -> None:
     """F27: from the archive; sent, so that its timer runs already."""
     other = await town.party("peter")

@@ -211,6 +211,34 @@ def test_a_prefix_does_not_blow_a_small_document_up() -> None:
     assert len(xml.serialize(xml.parse(data))) < 2 * xml.MAX_BYTES
 
 
+ITEMS = xml.MAX_ELEMENTS - 1
+SHORT = b"<a xmlns:b='%b' xmlns:c='d'>%b</a>"
+"""A document whose namespaces have one letter each, where they are written out for every item."""
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        SHORT % (b"u" * xml.MAX_NAMESPACE, b"<b:i/>" * ITEMS),
+        SHORT % (b"u", b"<b:i c:x=''/>" * (xml.MAX_ATTRIBUTES // 2)),
+        b"<a>%b</a>" % (b">" * (xml.MAX_BYTES - 7)),
+    ],
+    ids=["bytes", "attributes", "text"],
+)
+def test_what_was_accepted_is_read_back(data: bytes) -> None:
+    """Also where what is written of it is over a limit."""
+    accepted = xml.parse(data)
+    written = xml.serialize(accepted)
+    assert refusal(written) is Reason.TOO_LARGE
+    assert meaning(xml.read_back(written)) == meaning(accepted)
+
+
+@pytest.mark.parametrize("data", [b"", b"<a>\0</a>", b"<!DOCTYPE a><a/>", b"<a>\xff</a>"])
+def test_what_nobody_has_written_is_not_read_back(data: bytes) -> None:
+    with pytest.raises(RemoteProtocolError):
+        xml.read_back(data)
+
+
 @pytest.mark.parametrize(
     "data",
     [
