@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import omemo
+from omemo.types import DeviceList
 from slixmpp_omemo.base_session_manager import BaseSessionManager
 
 from eph_e2ee.xmpp.gate import Absent, Gate, Unit
@@ -14,7 +15,8 @@ from eph_e2ee.xmpp.gate import Absent, Gate, Unit
 __all__ = ["Fetching"]
 
 PATIENCE = 10.0
-"""Seconds that a message waits for the bundle of one device: a mute server delays it no longer."""
+"""Seconds that a message waits for the bundle of one device, or for a device list: a mute server
+delays it, and those behind it, no longer."""
 
 MAXIMUM_KEYS = 1024
 """Devices whose keys are fetched for one message. Accounts with many of them come last, so that
@@ -98,6 +100,40 @@ class Fetching(BaseSessionManager):
         if bare_jid != self.own_bare_jid:
             self.gate.downloads.keep(("bundle", namespace, bare_jid, device_id), bundle)
         return bundle
+
+    async def _listed(self, namespace: str, bare_jid: str) -> DeviceList:
+        """A device list; that another account's could not be had is remembered for a while."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await self.network._download_device_list(namespace, bare_jid)
+        except (omemo.DeviceListDownloadFailed, TimeoutError) as failure:
+            if bare_jid != self.own_bare_jid:
+                self.gate.downloads.keep(_in_vain(namespace, bare_jid), value=True)
+            if isinstance(failure, omemo.DeviceListDownloadFailed):
+                raise
+        raise omemo.DeviceListDownloadFailed("the server does not answer")
+
+    def _spare(self, namespace: str, bare_jid: str) -> None:
+        """Have an operation go on without a list that could not be had a moment ago.
+
+        That is for what others have us do. Whoever asks for a list himself does ask again.
+        """
+        unit = self.gate.unit
+        if unit is not None and self.gate.downloads.get(_in_vain(namespace, bare_jid)):
+            failure = omemo.DeviceListDownloadFailed("it could not be had a moment ago")
+            unit.fetched.setdefault(("devices", namespace, bare_jid), failure)
+
+    async def update_device_list(
+        self, namespace: str, bare_jid: str, device_list: DeviceList
+    ) -> None:
+        """Take a list in as python-omemo does; whoever has sent one can be asked again."""
+        self.gate.downloads.forget(_in_vain(namespace, bare_jid))
+        await super().update_device_list(namespace, bare_jid, device_list)
+
+
+def _in_vain(namespace: str, bare_jid: str) -> tuple[object, ...]:
+    """What is kept, among downloads, of a list that could not be had."""
+    return "no devices", namespace, bare_jid
 
 
 def _failed(unit: Unit, namespace: str, jid: str, device: int) -> bool:

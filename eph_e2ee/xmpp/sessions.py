@@ -335,9 +335,11 @@ class Sessions(Trusting, Fetching):
         self, namespace: str, bare_jid: str
     ) -> DeviceList:
         async def download() -> Arrived:
-            listed = await self.network._download_device_list(namespace, bare_jid)
+            listed = await self._listed(namespace, bare_jid)
             return self._latest.came(namespace, bare_jid, listed)
 
+        if self._opening:
+            self._spare(namespace, bare_jid)
         newest: Arrived = await self._fetched(("devices", namespace, bare_jid), download)
         return newest.listed
 

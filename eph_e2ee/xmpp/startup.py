@@ -126,6 +126,7 @@ class Startup(Routing, metaclass=ABCMeta):
     def session_bind(self, jid: JID) -> None:
         """Ask for device lists under the resource that was bound, and start OMEMO."""
         self._asked.clear()
+        self.gate.downloads.clear()  # what could not be had may have been our own stream's fault
         self._features.advertise(jid)
         self._start_soon()
 

@@ -10,7 +10,7 @@ import pytest
 
 from eph_e2ee.errors import NoEligibleDevices, RoomUnsuitable
 from eph_e2ee.protocol import marks
-from eph_e2ee.xmpp import devices
+from eph_e2ee.xmpp import devices, fetching
 from eph_e2ee.xmpp.parcel import MODERN
 from tests.xmpp.rooming import ROOM, ROSA, USER, Rooming, join
 
@@ -27,6 +27,10 @@ def world() -> Rooming:
     world = Rooming()
     world.lists = {"owner": [ROSA], "admin": [], "member": []}
     return world
+
+
+PRESENCE = f"""<presence xmlns='jabber:client' from='{ROOM}/{{nick}}'><x xmlns='{USER}'>
+<item jid='{{jid}}/x' affiliation='member' role='participant'/></x></presence>"""
 
 
 def addressed(stanza: Any) -> set[str]:
@@ -157,3 +161,37 @@ async def test_no_receipt_is_given_to_a_room(
     await peter.events["message"][0].mark_read()
     await peter.idle()
     assert [stanza["to"] for stanza in peter.client.sent if stanza["to"] == ROOM] == []
+
+
+async def test_one_whose_server_is_mute_holds_up_nobody(
+    town: Town, world: Rooming, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F41: its device list cannot be had, for which the messages of others wait a moment."""
+    rosa, peter = await town.party("rosa"), await town.party("peter")
+    mute = "mute@mute.example"
+    world.lists["member"] = [peter.jid, mute]
+    world.mute = {mute}
+    enter(rosa)
+    enter(peter)
+    for nick, jid in (("rosa", rosa.jid), ("mute", mute)):
+        peter.client.receive(PRESENCE.format(nick=nick, jid=jid))
+    await rosa.chat.devices(peter.jid)
+    for body in ("one", "two"):
+        await rosa.chat.send(ROOM, body)
+    stanzas = [fromstring(tostring(sent.xml)) for sent in rosa.client.sent]  # noqa: S314
+    for xml in stanzas:
+        xml.set("from", f"{ROOM}/rosa")
+    peter.client.receive(stanzas[0])
+    await peter.idle()
+    monkeypatch.setattr(fetching, "PATIENCE", 0)
+    world.requests.clear()
+    for number in range(3):
+        xml = fromstring(tostring(stanzas[1]))  # noqa: S314
+        xml.set("from", f"{ROOM}/mute")
+        xml.set("id", f"made up {number}")
+        peter.client.receive(xml)
+        await peter.idle()
+    peter.client.receive(stanzas[1])
+    await peter.idle()
+    assert peter.bodies == ["one", "two"]
+    assert world.requests.count((mute, "items")) == 1
