@@ -8,8 +8,9 @@ from eph_e2ee.chat import Chat, Options, seconds
 from eph_e2ee.clear import SHORTEST_CLEAR_TIMER, ClearTimers
 from eph_e2ee.clock import Clock
 from eph_e2ee.errors import LocalProtocolError
-from eph_e2ee.model import Legacy, Untrusted
+from eph_e2ee.model import BareJid, Legacy, Untrusted
 from eph_e2ee.vault.exporting import require_identity
+from eph_e2ee.vault.owner import require_owner
 from eph_e2ee.vault.ratchets import Ratchets
 from eph_e2ee.vault.rootkey import RootKey
 from eph_e2ee.vault.vault import Vault
@@ -55,6 +56,7 @@ def attach(  # noqa: PLR0913 -- all but one by name, and all but two have a defa
     Args:
         client: a slixmpp client without an XEP-0384 plugin.
         vault: the folder of the vault, made when it is missing; one process may use it at a time.
+            It belongs to the account that is the first to attach with it.
         timer: whole seconds, 1 s to 2**32 - 1 s; the timer of conversations that nobody has given
             one yet. None for none.
         trust: how devices come to be trusted. "btbv": each is, blindly, until `Chat.trust` has been
@@ -92,7 +94,8 @@ def attach(  # noqa: PLR0913 -- all but one by name, and all but two have a defa
 
     Raises:
         LocalProtocolError: the client has an XEP-0384 plugin, a time is out of its range, a policy
-            is none, the address cannot be used, or the vault's OMEMO identity has been exported.
+            is none, the address cannot be used, the vault is another account's, or its OMEMO
+            identity has been exported.
         VaultError: the vault cannot be opened; nothing in it was changed.
     """
     default, policy = None if timer is None else seconds(timer), _policy(Legacy, legacy)
@@ -103,6 +106,8 @@ def attach(  # noqa: PLR0913 -- all but one by name, and all but two have a defa
     opened = Vault.open(Path(vault), clock=clock, root_key=root_key, database=database)
     try:
         require_identity(opened)
+        if client.boundjid.user:  # anonymous ones are somebody else each time
+            require_owner(opened, BareJid(client.boundjid.bare))
         account = Account.attached(client, Ratchets(opened), now=clock.now, **trusting)
         options = Options(default, policy, cap, receipts, carbons, catch_up, displayed_sync, clear)
         return Chat(account, opened, clock, options)

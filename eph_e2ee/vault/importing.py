@@ -16,6 +16,7 @@ from typing import Final, NoReturn
 from eph_e2ee.errors import LocalProtocolError, VaultDamaged, VaultForeign
 from eph_e2ee.vault.archive import Transaction
 from eph_e2ee.vault.exporting import MOVED
+from eph_e2ee.vault.owner import OWNER, has_device
 from eph_e2ee.vault.primitives import random_bytes
 from eph_e2ee.vault.privatefile import LARGEST_FILE, reported, sync_folder, write_through
 from eph_e2ee.vault.ratchets import ACCOUNTS, PREFIX, listed_account
@@ -64,7 +65,8 @@ def import_identity(vault: Vault, texts: Mapping[str, str]) -> None:
     """Put what `read_source` returned into a vault without an OMEMO identity, all or nothing.
 
     Raises:
-        LocalProtocolError: the vault has an identity already; nothing was written.
+        LocalProtocolError: the vault has an identity already, or the file's is another account's
+            than the vault; nothing was written.
         VaultError: the disk or the database refused; nothing was written.
     """
 
@@ -72,6 +74,11 @@ def import_identity(vault: Vault, texts: Mapping[str, str]) -> None:
         if any(transaction.value(PREFIX + key) is not None for key in (DEVICE, KEY, IS_SEED)):
             raise LocalProtocolError(
                 "the vault has an OMEMO identity already: import into a new folder"
+            )
+        owner = transaction.value(OWNER)
+        if owner is not None and not has_device(owner, texts.get):
+            raise LocalProtocolError(
+                "the file is of another account than the vault: import into a new folder"
             )
         accounts = [each for each in map(listed_account, texts) if each is not None]
         own = {**texts, ACCOUNTS: _text(accounts)}

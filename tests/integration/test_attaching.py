@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from slixmpp import JID
+from slixmpp import JID, ClientXMPP
 
 import eph_e2ee
 from eph_e2ee import Erasure, LocalProtocolError, VaultError
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from slixmpp import ClientXMPP
-
     from tests.conftest import NewClient
     from tests.support.prosody import Account, Prosody
 
@@ -31,7 +29,7 @@ NEEDED = (*PLUGINS, "xep_0004", "xep_0060", "xep_0115", "xep_0163", "xep_0280", 
 """What slixmpp-omemo depends on; slixmpp leaves dependencies enabled."""
 
 
-def traces(client: ClientXMPP) -> dict[str, Any]:
+def traces(client: ClientXMPP, *, nodes: bool = True) -> dict[str, Any]:
     """Everything that a plugin may leave behind on a client."""
     handlers = client._XMLStream__handlers  # type: ignore[attr-defined]
     filters = client._XMLStream__filters  # type: ignore[attr-defined]
@@ -42,7 +40,7 @@ def traces(client: ClientXMPP) -> dict[str, Any]:
         "events": {name: len(kept) for name, kept in events.items() if kept},
         "schedule": sorted(client.scheduled_events),
         "plugins": sorted(client.plugin),
-        "nodes": sorted(client.plugin["xep_0060"].node_event_map),
+        "nodes": sorted(client.plugin["xep_0060"].node_event_map) if nodes else None,
     }
 
 
@@ -127,6 +125,28 @@ async def test_a_client_with_omemo_is_refused(
     await chat.close()
     again = eph_e2ee.attach(lent, vault=tmp_path / "two")
     await again.close()
+
+
+async def test_the_vault_of_another_account_is_refused(
+    account: Callable[[str], Account], client: NewClient, tmp_path: Path
+) -> None:
+    """It would show the other's history; nothing is registered, and the vault is closed again."""
+    rosa, mallory = client(account("rosa")), client(account("mallory"))
+    await eph_e2ee.attach(rosa, vault=tmp_path / "one").close()
+    before = traces(mallory, nodes=False)
+    with pytest.raises(LocalProtocolError, match="another account") as caught:
+        eph_e2ee.attach(mallory, vault=tmp_path / "one")
+    assert rosa.boundjid.bare not in str(caught.value)
+    assert traces(mallory, nodes=False) == before
+    await eph_e2ee.attach(mallory, vault=tmp_path / "two").close()
+    await eph_e2ee.attach(rosa, vault=tmp_path / "one").close()
+
+
+async def test_an_anonymous_client_has_no_vault_of_its_own(tmp_path: Path) -> None:
+    """It gets another address each time, and knows none before it connects."""
+    for host in ("one.example.org", "other.example.org"):
+        lent = ClientXMPP(host, "")
+        await eph_e2ee.attach(lent, vault=tmp_path / "vault").close()
 
 
 async def test_a_refused_timer_leaves_nothing(

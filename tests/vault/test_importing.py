@@ -11,6 +11,7 @@ from omemo.storage import Just, Maybe, Nothing, Storage
 
 from eph_e2ee.errors import EphemeralError, LocalProtocolError, VaultDamaged, VaultForeign
 from eph_e2ee.vault.importing import erase_source, import_identity, read_source
+from eph_e2ee.vault.owner import OWNER
 from eph_e2ee.vault.ratchets import PREFIX
 from eph_e2ee.xmpp.parcel import OLD
 from tests.vault.making import opened
@@ -130,6 +131,17 @@ def test_a_vault_with_an_identity_is_refused(source: Path, vault: Vault) -> None
         import_identity(vault, read_source(source))
     for key in ("/ikp/key", "/ikp/is_seed"):
         assert value(vault, key) is None
+
+
+def test_a_file_of_another_account_is_refused(source: Path, vault: Vault) -> None:
+    """The vault's own could not use it; its own file it takes."""
+    vault.transact_sync(lambda transaction: transaction.put_value(OWNER, PETER))
+    with pytest.raises(LocalProtocolError, match="another account"):
+        import_identity(vault, read_source(source))
+    assert value(vault, "/own_device_id") is None
+    vault.transact_sync(lambda transaction: transaction.put_value(OWNER, ROSA))
+    import_identity(vault, read_source(source))
+    assert value(vault, "/own_device_id") is not None
 
 
 def without(*parts: str) -> Callable[[dict[str, Any]], Any]:
