@@ -20,7 +20,7 @@ Events, in slixmpp's manner, each with one value:
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Self
 from xml.etree.ElementTree import Element
@@ -284,14 +284,15 @@ class Chat(Peers):
             `DESTROYED`, or `PENDING` when the disk refused: it is shown no more, and tried again.
 
         Raises:
+            LocalProtocolError: the message is of another `Chat`; nothing was erased.
             VaultError: not even the intent could be written; nothing was erased.
         """
         if isinstance(what, Message):
-            number = what.number
-            await self._vault.transact(lambda vault: vault.erase(number))
-        else:
-            peer = bare(what)
-            await self._vault.transact(lambda vault: _erased(vault, peer))
+            if not what.is_of(self):
+                raise LocalProtocolError("the message is of another Chat: erase it there")
+            return await what.erase()
+        peer = bare(what)
+        await self._vault.transact(lambda vault: _erased(vault, peer))
         return await self._expiry.settle()
 
     async def close(self) -> Erasure:
@@ -329,6 +330,13 @@ class Chat(Peers):
         if news:
             self._reading.note_read(read, now)
         return read
+
+    async def erase_entry(self, entry: Entry) -> tuple[Entry, Erasure]:
+        """Forget a message; its tombstone, and what became of its keys."""
+        await self._vault.transact(lambda vault: vault.erase(entry.number))
+        at = int(self._clock.now())
+        gone = replace(entry, phase=Phase.GONE, deadline=at, content=None)
+        return gone, await self._expiry.settle()
 
     async def send_again(self, entry: Entry, content: Content) -> Message:
         """Send what the archive holds under the id that it was given first."""

@@ -41,8 +41,8 @@ class Conversing(Protocol):
     async def send_again(self, entry: Entry, content: Content) -> "Message":
         """Send what the archive holds under the id that it was given first."""
 
-    async def erase(self, what: "Message | str") -> Erasure:
-        """Forget a message."""
+    async def erase_entry(self, entry: Entry) -> tuple[Entry, Erasure]:
+        """Forget a message; its tombstone, and what became of its keys."""
 
 
 class Message:
@@ -71,6 +71,10 @@ class Message:
 
     def __repr__(self) -> str:
         return f"<Message {self.number}: {self.direction.value}, {self.phase.value}>"
+
+    def is_of(self, chat: Conversing) -> bool:
+        """Whether it is a message of this `Chat`, and not of another or an earlier one."""
+        return self._chat is chat
 
     @property
     def number(self) -> int:
@@ -186,8 +190,9 @@ class Message:
         return await self._chat.send_again(self._entry, content)
 
     async def erase(self) -> Erasure:
-        """Forget it here; see `Chat.erase`."""
-        return await self._chat.erase(self)
+        """Forget it here; see `Chat.erase`. This object is a tombstone's from then on."""
+        self._entry, erasure = await self._chat.erase_entry(self._entry)
+        return erasure
 
 
 def delta(timer: Seconds | None) -> timedelta | None:
