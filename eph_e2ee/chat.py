@@ -59,7 +59,7 @@ from eph_e2ee.vault.archive import Transaction
 from eph_e2ee.vault.vault import Vault
 from eph_e2ee.withheld import Withheld
 from eph_e2ee.xmpp.account import Account
-from eph_e2ee.xmpp.stanzas import bare
+from eph_e2ee.xmpp.stanzas import address
 
 __all__ = ["Chat", "Options", "seconds"]
 
@@ -84,8 +84,9 @@ class Options:
 class Chat(Peers):
     """One account's disappearing messages; `attaching.attach` makes it, `close` ends it.
 
-    JIDs may be given with a resource, which is not looked at. Every coroutine is safe to cancel: a
-    change is made wholly or not at all.
+    JIDs may be given with a resource, which is not looked at; an empty one is a LocalProtocolError,
+    and what is no JID a ValueError. A timer that is no timedelta is a TypeError. Every coroutine is
+    safe to cancel: a change is made wholly or not at all.
     """
 
     def __init__(self, account: Account, vault: Vault, clock: Clock, options: Options) -> None:
@@ -205,7 +206,7 @@ class Chat(Peers):
         Raises:
             VaultError: it cannot be read.
         """
-        return delta((await self._conversations.setting(bare(jid))).timer)
+        return delta((await self._conversations.setting(address(jid))).timer)
 
     async def trust(self, jid: str, device: DeviceId | int, level: Trust | str) -> None:
         """Decide on a device's key, after its fingerprint was compared, or take a decision back.
@@ -223,7 +224,7 @@ class Chat(Peers):
             NotSent: OMEMO does not run.
             VaultError: nothing was changed; or what was withheld could not be opened, and waits.
         """
-        account = bare(jid)
+        account = address(jid)
         await self._account.devices.trust(account, DeviceId(device), level)
         await self._withheld.reopen(account)
 
@@ -240,7 +241,7 @@ class Chat(Peers):
         Raises:
             VaultError: the archive cannot be read.
         """
-        peer = bare(jid)
+        peer = address(jid)
         await self._outgoing.note()
         entries = await self._vault.transact(lambda vault: vault.entries(peer, before, limit))
         return [Message(self, entry) for entry in entries]
@@ -291,7 +292,7 @@ class Chat(Peers):
             if not what.is_of(self):
                 raise LocalProtocolError("the message is of another Chat: erase it there")
             return await what.erase()
-        peer = bare(what)
+        peer = address(what)
         await self._vault.transact(lambda vault: _erased(vault, peer))
         return await self._expiry.settle()
 

@@ -13,7 +13,7 @@ from eph_e2ee.questions import Questions
 from eph_e2ee.replying import Answerer
 from eph_e2ee.xmpp.account import Account
 from eph_e2ee.xmpp.devices import Device
-from eph_e2ee.xmpp.stanzas import bare
+from eph_e2ee.xmpp.stanzas import address
 
 __all__ = ["Peers"]
 
@@ -35,7 +35,7 @@ class Peers:
         Raises:
             NotSent: the server did not answer.
         """
-        return await self._account.devices.capabilities(bare(jid))
+        return await self._account.devices.capabilities(address(jid))
 
     async def devices(self, jid: str) -> list[Device]:
         """Every device of an account whose key is known, also inactive ones, by their ids.
@@ -45,7 +45,7 @@ class Peers:
         Raises:
             NotSent: the server did not answer.
         """
-        return await self._account.devices.known(bare(jid))
+        return await self._account.devices.known(address(jid))
 
     async def repair(self, jid: str) -> frozenset[DeviceId]:
         """Begin new OMEMO sessions with an account's devices, because messages do not open.
@@ -62,7 +62,7 @@ class Peers:
             VaultError: nothing of the last device's was half done.
         """
         self._account.check_session()
-        return await self._account.omemo.repair(bare(jid))
+        return await self._account.omemo.repair(address(jid))
 
     async def opt_out(self, jid: str, reason: str | None = None) -> None:
         """Tell a peer that we want no OMEMO, but plain text (XEP-0384 section 5.7).
@@ -79,7 +79,7 @@ class Peers:
             NotSent: no session, nobody who would understand it, or the peer has itself opted out.
             VaultError: nothing left.
         """
-        peer = bare(jid)
+        peer = address(jid)
         if not await self._outgoing.signal(peer, [optout.write(reason)]):
             raise NoEligibleDevices(frozenset({peer}))
 
@@ -92,7 +92,7 @@ class Peers:
         Raises:
             VaultError: sending stays blocked.
         """
-        await self._opt_outs.confirm(bare(jid))
+        await self._opt_outs.confirm(address(jid))
 
     async def opted_out(self, jid: str) -> bool:
         """Whether a peer has opted out and that is not confirmed.
@@ -100,7 +100,7 @@ class Peers:
         Raises:
             VaultError: it cannot be read; sending is blocked as well.
         """
-        return await self._opt_outs.blocked(bare(jid))
+        return await self._opt_outs.blocked(address(jid))
 
     async def iq(
         self,

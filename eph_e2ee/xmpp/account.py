@@ -32,7 +32,7 @@ from eph_e2ee.xmpp.parcel import MODERN, OLD, Opened, fingerprint, written
 from eph_e2ee.xmpp.sce import XEP_0420
 from eph_e2ee.xmpp.sealing import Sealed
 from eph_e2ee.xmpp.servertime import ServerTime
-from eph_e2ee.xmpp.stanzas import Arrival, bare, outer_message
+from eph_e2ee.xmpp.stanzas import Arrival, address, outer_message
 from eph_e2ee.xmpp.trust import UNASKED
 from eph_e2ee.xmpp.vault_omemo import VaultOmemo
 
@@ -261,10 +261,11 @@ class Account:
         """The conversation that a JID stands for.
 
         Raises:
-            LocalProtocolError: it is an occupant's of a room: private messages there have no OMEMO.
+            LocalProtocolError: it is empty, or an occupant's of a room: private messages there have
+                no OMEMO.
             ValueError: it is no JID.
         """
-        peer = bare(jid)
+        peer = address(jid)
         if JID(jid).resource and self.members.is_room(peer):
             raise LocalProtocolError(
                 "there are no private messages through a room: send to the member's own JID"

@@ -14,6 +14,7 @@ from eph_e2ee.protocol import ephemeral
 from eph_e2ee.xmpp import elements
 from eph_e2ee.xmpp.features import Features
 from eph_e2ee.xmpp.plain import PlainTimers
+from eph_e2ee.xmpp.stanzas import address
 
 __all__ = ["XEP_0466"]
 
@@ -76,8 +77,11 @@ class XEP_0466(BasePlugin):  # noqa: N801 -- slixmpp's way to name plugins
         """The timer of a conversation in clear, as far as anybody has told in this process.
 
         Of some hundred conversations those are remembered that were heard from last.
+
+        Raises:
+            LocalProtocolError: the address is missing.
         """
-        timer = self._timers.agreement(BareJid(JID(jid).bare)).timer
+        timer = self._timers.agreement(address(jid)).timer
         return None if timer is None else timedelta(seconds=timer)
 
     def set_timer(self, message: Message, timer: timedelta) -> None:
@@ -123,13 +127,13 @@ class XEP_0466(BasePlugin):  # noqa: N801 -- slixmpp's way to name plugins
         hint goes with it in any case (XEP-0466 section 3.4: MUST).
 
         Raises:
-            LocalProtocolError: the timer is out of range; or this client encrypts, and nothing of a
-                conversation is to leave in clear (F32, F33).
+            LocalProtocolError: the timer is out of range, the address is missing; or this client
+                encrypts, and nothing of a conversation is to leave in clear (F32, F33).
         """
         if "xep_0384" in self.xmpp.plugin:
             raise LocalProtocolError("this client encrypts: encrypt the change as well")
         seconds = None if timer is None else ephemeral.seconds(timer)
-        to = JID(JID(jid).bare)
+        to = JID(address(jid))
         message: Message = self.xmpp.make_message(
             mto=to, mtype="groupchat" if self._timers.is_room(to) else "chat"
         )

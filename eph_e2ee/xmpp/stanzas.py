@@ -11,11 +11,13 @@ from slixmpp.plugins.xep_0082 import parse as parse_datetime
 from slixmpp.stanza import Message
 from slixmpp.xmlstream import XMLStream
 
+from eph_e2ee.errors import LocalProtocolError
 from eph_e2ee.model import BareJid, MessageId
 
 __all__ = [
     "Arrival",
     "Way",
+    "address",
     "archived",
     "bare",
     "carbon",
@@ -83,6 +85,18 @@ def bare(jid: str) -> BareJid:
         ValueError: it is no JID.
     """
     return BareJid(JID(jid).bare)
+
+
+def address(jid: JID | str) -> BareJid:
+    """The bare JID of whom an application means; slixmpp takes nothing for a JID as well.
+
+    Raises:
+        LocalProtocolError: it is empty, or None.
+        ValueError: it is no JID.
+    """
+    if found := JID(jid).bare:
+        return BareJid(found)
+    raise LocalProtocolError("an address is missing: give the JID of an account or a room")
 
 
 def live(stanza: Message, own: BareJid) -> Arrival | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from xml.etree.ElementTree import Element
 
 import pytest
 
@@ -11,7 +12,29 @@ from eph_e2ee import Erasure, Phase
 from eph_e2ee.errors import LocalProtocolError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from eph_e2ee import Chat
     from tests.flows.conftest import Party, Town
+
+
+ADDRESSED: dict[str, Callable[[Chat, Any], Any]] = {
+    "send": lambda chat, jid: chat.send(jid, "text"),
+    "set_timer": lambda chat, jid: chat.set_timer(jid, timedelta(hours=1)),
+    "timer": lambda chat, jid: chat.timer(jid),
+    "trust": lambda chat, jid: chat.trust(jid, 7, "trusted"),
+    "history": lambda chat, jid: chat.history(jid),
+    "search": lambda chat, jid: chat.search(jid, "text"),
+    "erase": lambda chat, jid: chat.erase(jid),
+    "capabilities": lambda chat, jid: chat.capabilities(jid),
+    "devices": lambda chat, jid: chat.devices(jid),
+    "repair": lambda chat, jid: chat.repair(jid),
+    "opt_out": lambda chat, jid: chat.opt_out(jid),
+    "confirm_opt_out": lambda chat, jid: chat.confirm_opt_out(jid),
+    "opted_out": lambda chat, jid: chat.opted_out(jid),
+    "iq": lambda chat, jid: chat.iq(jid, Element("{urn:example}a")),
+}
+"""Every method that takes a JID."""
 
 
 @pytest.fixture
@@ -53,3 +76,18 @@ async def test_a_message_that_was_erased_is_a_tombstone(
     tombstone, *_ = await rosa.chat.history(peter.jid)
     assert (sent.number, sent.deadline) == (tombstone.number, tombstone.deadline)
     assert await sent.erase() is Erasure.DESTROYED
+
+
+@pytest.mark.parametrize("method", ADDRESSED)
+@pytest.mark.parametrize("jid", ["", None])
+async def test_an_address_that_is_missing(method: str, jid: str | None, rosa: Party) -> None:
+    """It is a JID to slixmpp, and its server would get what was meant for somebody."""
+    with pytest.raises(LocalProtocolError, match=r"an address is missing|ask a full JID"):
+        await ADDRESSED[method](rosa.chat, jid)
+    assert rosa.client.sent == []
+
+
+@pytest.mark.parametrize("method", [name for name in ADDRESSED if name != "iq"])
+async def test_an_address_that_is_none(method: str, rosa: Party) -> None:
+    with pytest.raises(ValueError, match="second @"):
+        await ADDRESSED[method](rosa.chat, "@@")

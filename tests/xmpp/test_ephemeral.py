@@ -307,6 +307,16 @@ def test_a_message_without_an_address_belongs_to_no_conversation(
         plugin.set_timer(stanza, DAY)
 
 
+@pytest.mark.parametrize("jid", ["", None])
+def test_a_change_for_nobody(jid: Any, client: TestClient, plugin: eph_e2ee.XEP_0466) -> None:
+    """The server would get it."""
+    with pytest.raises(LocalProtocolError, match="an address is missing"):
+        plugin.change(jid, DAY)
+    with pytest.raises(LocalProtocolError, match="an address is missing"):
+        plugin.timer(jid)
+    assert client.sent == []
+
+
 # -- beside encryption -----------------------------------------------------------------------------
 
 
