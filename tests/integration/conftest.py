@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import functools
-import itertools
-import secrets
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
-import x3dh.base_state
 import xeddsa
 
 from tests.integration.devices import NewDevice
 from tests.support.chats import Party
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     from tests.support.prosody import Account, Prosody
@@ -34,31 +31,6 @@ def quick_public_keys() -> Iterator[None]:
         patch.setattr(
             xeddsa, "priv_to_curve25519_pub", functools.cache(xeddsa.priv_to_curve25519_pub)
         )
-        yield
-
-
-class _Dealer:
-    """`secrets`, but for one-time keys, which are dealt in turn."""
-
-    def __init__(self) -> None:
-        self._numbers = itertools.count()
-
-    def choice(self, keys: Sequence[bytes]) -> bytes:
-        """One of a bundle's, another one than the last time."""
-        return sorted(keys)[next(self._numbers) % len(keys)]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(secrets, name)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_time_keys_in_turn() -> Iterator[None]:
-    """Have no two devices draw the same one-time key of a third: one pair in a hundred would.
-
-    The second message does not open then. XEP-0384 leaves it to chance, and python-omemo as well.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(x3dh.base_state, "secrets", _Dealer())
         yield
 
 
