@@ -267,8 +267,12 @@ class Startup(Routing, metaclass=ABCMeta):
                 await self._synchronised(self._sessions)
 
     async def _synchronised(self, sessions: Sessions) -> None:
+        async def end() -> None:
+            if not self._archives:  # else another has begun meanwhile: it ends both
+                await sessions.after_history_sync()
+
         try:
-            await sessions.after_history_sync()
+            await self.gate.run(end)
         except omemo.OMEMOException as failure:  # an answer that could not be sent
             log.warning("OMEMO could not answer yet: %s", type(failure).__name__)
 

@@ -182,6 +182,36 @@ async def test_while_an_archive_is_read_nobody_is_answered(
     assert await peter.sent(rosa) == []
 
 
+async def test_an_end_that_waits_for_its_turn_ends_no_other_reading(
+    pair: tuple[Somebody, Somebody], world: World
+) -> None:
+    """F45: python-omemo would delete the one-time keys that others in the archive have used."""
+    rosa, peter = pair
+    anna = await somebody(world, "anna")
+    plugin, inside, done = peter.plugin, asyncio.Event(), asyncio.Event()
+
+    async def long() -> None:
+        inside.set()
+        await done.wait()
+
+    async def first() -> None:
+        async with plugin.history_sync():
+            pass
+
+    busy = asyncio.create_task(plugin.gate.run(long))
+    await inside.wait()
+    ending = asyncio.create_task(first())
+    await asyncio.sleep(0)
+    async with plugin.history_sync():
+        done.set()
+        await asyncio.gather(busy, ending)
+        await written(rosa, peter, PAYLOAD + 5)
+        await peter.hear(await anna.write(peter))  # begins a session, which is answered at once
+        assert await peter.sent(rosa) == []
+    answers = await peter.sent(rosa)
+    assert sorted(answer.xml.find(PAYLOADS) is not None for answer in answers) == [False, True]
+
+
 async def test_nobody_who_is_not_trusted_gets_a_payload(pair: tuple[Somebody, Somebody]) -> None:
     """XEP-0384 section 8; an empty message says nothing, and may go."""
     rosa, peter = pair
