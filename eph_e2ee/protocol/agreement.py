@@ -143,7 +143,8 @@ def _taken_in(state: Agreement, speech: Speech, latest: int) -> Agreement:
         tag = replace(speech.setting.tag, stamp=min(speech.setting.tag.stamp, latest))
         if not _is_credible(state, speech, tag):
             return state
-        return _merged(with_past(state, speech.setting, tag.stamp), speech, tag, stamp)
+        state = with_past(state, speech.setting, tag.stamp, speech.accounts)
+        return _merged(state, speech, tag, stamp)
     heard = state.find(speech.speaker)
     if speech.announcement.kind is Kind.MALFORMED:
         return state

@@ -11,7 +11,7 @@ from typing import Any
 from eph_e2ee.errors import LocalProtocolError, VaultDamaged, VaultTooNew
 from eph_e2ee.model import BareJid, DeviceId, Seconds
 from eph_e2ee.protocol.ephemeral import Announcement, checked_timer
-from eph_e2ee.protocol.setting import MAX_COUNTER, MAX_PAST, Past, Setting, Tag
+from eph_e2ee.protocol.setting import MAX_COUNTER, MAX_PAST, Past, Setting, Tag, fitting
 
 __all__ = [
     "DAY",
@@ -63,6 +63,11 @@ class Said:
     author: BareJid | None
     device: DeviceId | None
     stamp: int
+
+    @property
+    def is_hearsay(self) -> bool:
+        """Whether others have passed on that somebody had turned timers off: see `with_past`."""
+        return self.counter is None and self.timer is None and self.device is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,17 +227,29 @@ def _appended(state: Agreement, said: Said) -> Agreement:
     return replace(state, said=(*state.said, said)[-MAX_SAID:], count=state.count + 1)
 
 
-def with_past(state: Agreement, setting: Setting, stamp: int) -> Agreement:
-    """Note the settings that a message says were replaced, and that were never heard of here."""
+def with_past(
+    state: Agreement, setting: Setting, stamp: int, accounts: frozenset[BareJid] | None
+) -> Agreement:
+    """Note the settings that a message says were replaced, and that were never heard of here.
+
+    `accounts`: who can have turned timers off; None for anybody. Of those that nobody but others
+    has told of, no more are kept than fit into a message.
+    """
     known = {(said.counter, said.timer) for said in state.said}
     for past in reversed(setting.past):
         if past not in known and past.timer is not None:
             state = noted(state, Said(past.counter, past.timer, None, None, stamp))
     out = {said.author for said in state.said if said.timer is None}
-    for account in setting.off:
+    told = [each for each in setting.off if accounts is None or each in accounts]
+    for account in fitting([*_hearsay(state.said), *(each for each in told if each not in out)]):
         if account not in out:
             state = noted(state, Said(None, None, account, None, stamp))
     return state
+
+
+def _hearsay(said: tuple[Said, ...]) -> Iterator[BareJid]:
+    """Yield the accounts that have turned timers off by what others say."""
+    yield from (each.author for each in said if each.is_hearsay and each.author is not None)
 
 
 def history(state: Agreement) -> tuple[tuple[Past, ...], tuple[BareJid, ...]]:
@@ -243,8 +260,8 @@ def history(state: Agreement) -> tuple[tuple[Past, ...], tuple[BareJid, ...]]:
         for said in reversed(others)
         if said.counter is not None and said.timer is not None
     )
-    off = dict.fromkeys(said.author for said in others if said.timer is None and said.author)
-    return tuple(past)[:MAX_PAST], tuple(off)[:MAX_PAST]
+    off = fitting(said.author for said in others if said.timer is None and said.author)
+    return tuple(past)[:MAX_PAST], off[:MAX_PAST]
 
 
 def remembered(state: Agreement, heard: Heard) -> Agreement:
@@ -262,7 +279,7 @@ def next_counter(state: Agreement) -> int:
 
 def _from_fields(fields: dict[str, Any]) -> Agreement:
     tag = fields.pop("tag")
-    said = tuple(Said(**item) for item in fields.pop("said"))
+    said = _shrunk(tuple(Said(**item) for item in fields.pop("said")))
     heard = tuple(Heard(**item) for item in fields.pop("heard"))
     state = Agreement(
         tag=None if tag is None else Tag(**tag),
@@ -275,3 +292,15 @@ def _from_fields(fields: dict[str, Any]) -> Agreement:
         if timer is not None:
             checked_timer(timer)
     return state
+
+
+def _shrunk(said: tuple[Said, ...]) -> tuple[Said, ...]:
+    """Leave out who has turned timers off by what others say, where more was kept than now is.
+
+    The saying itself stays: the others have numbers by their places.
+    """
+    kept = fitting(_hearsay(said))
+    return tuple(
+        replace(each, author=None) if each.is_hearsay and each.author not in kept else each
+        for each in said
+    )

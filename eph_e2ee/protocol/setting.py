@@ -11,22 +11,24 @@ envelope only, where OMEMO authenticates who sends it on.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from eph_e2ee.model import BareJid, DeviceId, Seconds
 from eph_e2ee.protocol import ephemeral, stamps
 from eph_e2ee.protocol.envelope import MAX_JID, Finding
-from eph_e2ee.protocol.xml import Element
+from eph_e2ee.protocol.xml import Element, quoted
 
 __all__ = [
     "MAX_COUNTER",
+    "MAX_OFF",
     "MAX_PAST",
     "NAMESPACE",
     "Past",
     "Setting",
     "Tag",
+    "fitting",
     "is_setting",
     "read",
     "write",
@@ -39,6 +41,10 @@ MAX_COUNTER = 2**53 - 1
 
 MAX_PAST = 16
 """Settings that a message names beside the current one: nobody is that many changes behind."""
+
+MAX_OFF = 1024
+"""Bytes of the accounts that a message names, as they are written: it goes with every message, and
+whose they are anybody may say. Enough for `MAX_PAST` of 60 characters each."""
 
 _SETTING = f"{{{NAMESPACE}}}setting"
 _MAX_DEVICE = 2**31 - 1
@@ -134,6 +140,17 @@ def write(setting: Setting) -> Element:
     if setting.off:
         element.set("off", " ".join(setting.off))
     return element
+
+
+def fitting(accounts: Iterable[BareJid]) -> tuple[BareJid, ...]:
+    """Return the first accounts that fit together into a message, each once."""
+    kept, left = [], MAX_OFF
+    for account in dict.fromkeys(accounts):
+        size = len(quoted(account).encode())
+        if size <= left:
+            kept.append(account)
+            left -= size
+    return tuple(kept)
 
 
 def is_setting(element: Element) -> bool:

@@ -21,7 +21,8 @@ from eph_e2ee.model import (
     Seconds,
     TimerChange,
 )
-from eph_e2ee.protocol import marks
+from eph_e2ee.protocol import marks, setting
+from eph_e2ee.protocol.setting import MAX_PAST, Setting, Tag
 from eph_e2ee.xmpp.stanzas import Arrival, live
 from tests.flows.test_incoming import body, sealed, timer
 from tests.xmpp.clients import TheirPlugin, plugged
@@ -236,3 +237,22 @@ async def test_a_timer_in_clear_is_no_distrusted_devices_to_change(
     assert await peter.chat.timer(paul) == expected
     assert len(peter.events["timer_changed"]) == (after is not None)
     assert [message.timer for message in peter.events["message"]] == [timedelta(minutes=1)]
+
+
+async def test_no_setting_of_a_peer_makes_our_messages_large(
+    rosa: Party, peter: Party, town: Town
+) -> None:
+    """Whom it names there, nobody knows of."""
+    tag = Tag(1, round(peter.clock.now() * 1000), ROSA, DeviceId(rosa.device), Seconds(60))
+    off = tuple(BareJid(f"{number:02}{'a' * 3060}") for number in range(MAX_PAST))
+    planted = setting.write(Setting(tag, (), off))
+    peter.client.receive(await sealed(rosa, peter, body("hello"), planted))
+    await peter.idle()
+    assert (peter.bodies, peter.events["rejected"]) == (["hello"], [])
+    await peter.chat.send(rosa.jid, "hello")
+    assert [each.timer for each in await peter.chat.history(rosa.jid, limit=1)] == [
+        timedelta(minutes=1)
+    ]
+    again = await town.again(peter)
+    await again.chat.send(rosa.jid, "hello again")
+    assert max(len(str(stanza)) for stanza in again.client.sent + peter.client.sent) < 4096

@@ -12,7 +12,7 @@ from eph_e2ee.model import BareJid, DeviceId, Seconds
 from eph_e2ee.protocol import agreement
 from eph_e2ee.protocol.agreement import Agreement, Change, Speech, announce, receive, set_timer
 from eph_e2ee.protocol.ephemeral import MAX_TIMER, Announcement, Kind
-from eph_e2ee.protocol.setting import MAX_PAST, Past, Setting, Tag
+from eph_e2ee.protocol.setting import MAX_OFF, MAX_PAST, Past, Setting, Tag, fitting
 
 ROSA, PETER = BareJid("rosa@example.com"), BareJid("peter@example.com")
 MOBILE, DESKTOP = DeviceId(1), DeviceId(2)
@@ -162,6 +162,74 @@ def test_a_message_names_what_was_set_before_and_who_had_opted_out() -> None:
     assert setting is not None
     assert len(setting.past) == MAX_PAST
     assert setting.past[0] == Past(state.tag.counter - 1 if state.tag else 0, Seconds(31))
+
+
+def passed_on(
+    state: Agreement, *off: BareJid, counter: int = 1, accounts: frozenset[BareJid] | None = None
+) -> Agreement:
+    """Take in a message that says who had turned timers off."""
+    setting = Setting(Tag(counter, 20_000, PETER, DESKTOP, WEEK), (), off)
+    speech = Speech(PETER, DESKTOP, 20, timer(WEEK), setting, accounts=accounts)
+    return receive(state, speech, now=NOW)[0]
+
+
+def named(state: Agreement) -> tuple[BareJid, ...]:
+    """Who had turned timers off, as the next message says."""
+    _, setting = announce(state, author=ROSA, device=MOBILE, stamp=30)
+    return () if setting is None else setting.off
+
+
+LONG = tuple(BareJid(f"{number:02}{'a' * 3060}") for number in range(MAX_PAST))
+
+
+def test_where_it_is_known_who_takes_part_no_other_has_turned_timers_off() -> None:
+    both = frozenset({ROSA, PETER})
+    state = passed_on(Agreement(), BareJid("maria@example.com"), PETER, *LONG[:3], accounts=both)
+    assert named(state) == (PETER,)
+
+
+def test_those_who_are_said_to_have_turned_timers_off_make_no_message_large() -> None:
+    """In a room any member may name anybody; what anybody says stays with every message."""
+    state = passed_on(Agreement(), *LONG[:-1], PETER)
+    assert named(state) == (PETER,)
+    assert len(state.to_json()) < 1000
+    for number in range(8):
+        some = (BareJid(f"{number}.{each}{'a' * 100}") for each in range(MAX_PAST))
+        state = passed_on(state, *some, counter=number + 2)
+    assert sum(map(len, named(state))) <= MAX_OFF
+    assert named(state)[0] == PETER
+    assert len(state.to_json()) < 8000
+
+
+def test_a_setting_that_was_kept_with_too_much_has_less_once_it_is_read() -> None:
+    """What was heard of has the same number as before."""
+    short = [BareJid(f"{number:02}@example.com") for number in range(MAX_PAST)]
+    state = ours(passed_on(ours(Agreement(), DAY, 1), *short, counter=2), FIVE_DAYS, 25)
+    text = state.to_json()
+    for one, other in zip(short[1:], LONG, strict=False):
+        text = text.replace(f'"{one}"', f'"{other}"')
+    read = Agreement.from_json(text)
+    assert named(read) == (short[0],)
+    assert len(read.to_json()) < len(state.to_json())
+    assert [(number, said.counter, said.timer) for number, said in read.numbered()] == [
+        (number, said.counter, said.timer) for number, said in state.numbered()
+    ]
+    assert (read.tag, read.count, read.current) == (state.tag, state.count, state.current)
+    assert Agreement.from_json(read.to_json()) == read
+
+
+JIDS = st.sampled_from([ROSA, PETER, *(BareJid("b" * size) for size in (1, 30, 400, 700, 3000))])
+
+
+@given(st.lists(st.tuples(st.lists(JIDS, max_size=MAX_PAST), EVENTS), max_size=12))
+def test_what_is_kept_of_them_always_fits(told: list[tuple[list[BareJid], Event]]) -> None:
+    """So that what was stored reads the same, whatever was forgotten since."""
+    state = Agreement()
+    for number, (off, event) in enumerate(told):
+        state, _ = taken(passed_on(state, *off, counter=number), event)
+        hearsay = [said.author for said in state.said if said.is_hearsay and said.author]
+        assert fitting(hearsay) == tuple(hearsay)
+        assert Agreement.from_json(state.to_json()) == state
 
 
 def test_the_json_holds_a_version() -> None:

@@ -12,7 +12,16 @@ from eph_e2ee.model import BareJid, DeviceId, Seconds
 from eph_e2ee.protocol import setting, xml
 from eph_e2ee.protocol.envelope import Finding
 from eph_e2ee.protocol.ephemeral import MAX_TIMER
-from eph_e2ee.protocol.setting import MAX_COUNTER, MAX_PAST, NAMESPACE, Past, Setting, Tag
+from eph_e2ee.protocol.setting import (
+    MAX_COUNTER,
+    MAX_OFF,
+    MAX_PAST,
+    NAMESPACE,
+    Past,
+    Setting,
+    Tag,
+    fitting,
+)
 
 SCHEMA: Any = xmlschema.XMLSchema(str(Path(setting.__file__).with_name("setting.xsd")))
 
@@ -176,6 +185,26 @@ def test_it_is_small() -> None:
     tag = Tag(9_001, SETTING.tag.stamp, ROSA, SETTING.tag.device, Seconds(MAX_TIMER))
     written = setting.write(Setting(tag, past, (ROSA, PETER)))
     assert len(xml.serialize(written)) < 700
+
+
+def test_the_first_accounts_that_fit_are_named() -> None:
+    """Whose they are anybody may say, and each message of ours repeats them."""
+    usual = [BareJid(f"{number:02}{'a' * 46}@example.org") for number in range(MAX_PAST)]
+    long = BareJid("a" * 3062)
+    assert fitting(usual) == tuple(usual)
+    assert fitting([long, ROSA, long, PETER, ROSA]) == (ROSA, PETER)
+    most, more = BareJid("a" * (MAX_OFF - 2)), BareJid("a" * (MAX_OFF - 1))
+    assert fitting([more, most, ROSA]) == (most,)
+    for written in ("é" * (MAX_OFF // 2), "'" * (MAX_OFF // 5)):
+        assert fitting([BareJid(written)]) == ()
+
+
+@given(st.lists(st.text("a'&é🐘", min_size=1, max_size=400).map(BareJid), max_size=40))
+def test_what_fits_is_small_and_fits_again(accounts: list[BareJid]) -> None:
+    kept = fitting(accounts)
+    assert fitting(kept) == kept
+    bare, full = (setting.write(Setting(SETTING.tag, (), off)) for off in ((), kept))
+    assert len(xml.serialize(full)) - len(xml.serialize(bare)) <= MAX_OFF + len(" off=''")
 
 
 def test_the_order_is_counter_then_stamp_then_author_then_device_then_value() -> None:
