@@ -37,7 +37,6 @@ from eph_e2ee.incoming import Incoming, Received
 from eph_e2ee.letters import Letters
 from eph_e2ee.message import Message, delta
 from eph_e2ee.model import (
-    BareJid,
     Content,
     DeviceId,
     Entry,
@@ -293,7 +292,12 @@ class Chat(Peers):
                 raise LocalProtocolError("the message is of another Chat: erase it there")
             return await what.erase()
         peer = address(what)
-        await self._vault.transact(lambda vault: _erased(vault, peer))
+
+        def work(vault: Transaction) -> None:
+            vault.erase_conversation(peer)
+            self._withheld.forget(vault, peer)
+
+        await self._vault.transact(work)
         return await self._expiry.settle()
 
     async def close(self) -> Erasure:
@@ -367,8 +371,3 @@ class Chat(Peers):
 
     def _expired(self, expired: Expired) -> None:
         self._account.emit("ephemeral_expired", expired)
-
-
-def _erased(vault: Transaction, peer: BareJid) -> None:
-    vault.erase_conversation(peer)
-    Withheld.forget(vault, peer)

@@ -147,11 +147,11 @@ class Withheld:
         for sender in dict.fromkeys(map(_sender, items)):
             await self.reopen(sender)
 
-    @staticmethod
-    def forget(vault: Transaction, sender: BareJid) -> None:
-        """Forget what waits of an account, inside of a work of the vault."""
+    def forget(self, vault: Transaction, conversation: BareJid) -> None:
+        """Forget what waits of a conversation, inside of a work of the vault."""
+        own = self._account.bare
         with suppress(VaultDamaged):  # nobody can read it any more
-            _write(vault, [item for item in _read(vault) if _sender(item) != sender])
+            _write(vault, [each for each in _read(vault) if _peer(each, own) != conversation])
 
     def _alive(self, vault: Transaction) -> list[_Item]:
         """What waits; what nobody has read within the cap is forgotten (F19)."""
@@ -255,3 +255,9 @@ def _unpacked(item: _Item) -> Arrival:
         room=None if room is None else BareJid(room),
         member=member,
     )
+
+
+def _peer(item: _Item, own: BareJid) -> BareJid:
+    """The conversation that a message belongs to: see `Letters.peer`."""
+    sender, recipient, *_, room, _ = item.rest
+    return BareJid(room or (recipient if sender == own else sender))

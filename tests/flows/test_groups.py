@@ -116,10 +116,9 @@ async def test_f41_one_whose_server_is_mute_is_waited_for_once(
     assert world.requests.count((mute, "subscribe")) == 1
 
 
-async def gathered(town: Town, world: Rooming, *names: str, **options: Any) -> list[Party]:
-    """Rosa and others, who are in the room and know each other."""
-    parties = [await town.party(name, **options) for name in ("rosa", *names)]
-    world.lists["member"] = [party.jid for party in parties[1:]]
+async def gathered(world: Rooming, *parties: Party) -> None:
+    """Have people be in the room, where they see who the others are."""
+    world.lists["member"] = [party.jid for party in parties]
     for party in parties:
         enter(party)
         for other in parties:
@@ -130,7 +129,6 @@ async def gathered(town: Town, world: Rooming, *names: str, **options: Any) -> l
                     f"<x xmlns='{USER}'>{item}</x></presence>"
                 )
         await party.caught_up()
-    return parties
 
 
 async def reflected(sender: Party, *to: Party) -> None:
@@ -149,7 +147,8 @@ async def test_no_receipt_is_given_to_a_room(
     town: Town, world: Rooming, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever asks for one there would have everybody answer to everybody."""
-    rosa, peter = await gathered(town, world, "peter", receipts=True)
+    rosa, peter = await town.party("rosa"), await town.party("peter", receipts=True)
+    await gathered(world, rosa, peter)
     build = rosa.chat._account.build
     asking = marks.write_wanted()
     monkeypatch.setattr(
