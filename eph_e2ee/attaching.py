@@ -96,6 +96,7 @@ def attach(  # noqa: PLR0913 -- all but one by name, and all but two have a defa
         LocalProtocolError: the client has an XEP-0384 plugin, a time is out of its range, a policy
             is none, the address cannot be used, the vault is another account's, or its OMEMO
             identity has been exported.
+        TypeError: a time is no timedelta.
         VaultError: the vault cannot be opened; nothing in it was changed.
     """
     default, policy = None if timer is None else seconds(timer), _policy(Legacy, legacy)

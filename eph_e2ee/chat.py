@@ -29,7 +29,7 @@ from eph_e2ee.catchup import CatchingUp
 from eph_e2ee.clear import ClearTimers
 from eph_e2ee.clock import Clock
 from eph_e2ee.conversations import Conversations
-from eph_e2ee.drafts import AGREED, Agreed, Draft
+from eph_e2ee.drafts import AGREED, Agreed, Draft, check_said
 from eph_e2ee.errors import LocalProtocolError
 from eph_e2ee.events import Expired
 from eph_e2ee.expiry import Expiry
@@ -84,8 +84,8 @@ class Chat(Peers):
     """One account's disappearing messages; `attaching.attach` makes it, `close` ends it.
 
     JIDs may be given with a resource, which is not looked at; an empty one is a LocalProtocolError,
-    and what is no JID a ValueError. A timer that is no timedelta is a TypeError. Every coroutine is
-    safe to cancel: a change is made wholly or not at all.
+    and what is no JID a ValueError. A timer that is no timedelta, and a text that is no str, are a
+    TypeError. Every coroutine is safe to cancel: a change is made wholly or not at all.
     """
 
     def __init__(self, account: Account, vault: Vault, clock: Clock, options: Options) -> None:
@@ -178,8 +178,7 @@ class Chat(Peers):
             NotSent: no session, no device to encrypt to, or trust undecided. Nothing left.
             VaultError: nothing left, and nothing was half done.
         """
-        if body is None and not elements:
-            raise LocalProtocolError("a message needs a body or an element; see set_timer()")
+        check_said(body, elements)
         own = timer if timer is None or isinstance(timer, Agreed) else seconds(timer)
         draft = Draft(self._account.conversation(jid), body, tuple(elements), own)
         return self._sent(await self._outgoing.send(draft))

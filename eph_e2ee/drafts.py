@@ -1,5 +1,6 @@
 """What an application wants to say, and the content that an envelope then has."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from xml.etree.ElementTree import Element
@@ -8,7 +9,7 @@ from eph_e2ee.errors import LocalProtocolError
 from eph_e2ee.model import BareJid, MessageId, Seconds
 from eph_e2ee.protocol import ephemeral, marks, optout, setting
 
-__all__ = ["AGREED", "Agreed", "Draft", "content_of"]
+__all__ = ["AGREED", "Agreed", "Draft", "check_said", "content_of"]
 
 BODY: Final = "{jabber:client}body"
 
@@ -49,6 +50,21 @@ class Draft:
     def is_said(self) -> bool:
         """Whether it is a message, and not a change of the timer alone."""
         return self.body is not None or bool(self.elements)
+
+
+def check_said(body: object, elements: object) -> None:
+    """See that an application says something, and says it in the right types.
+
+    Raises:
+        LocalProtocolError: it says nothing.
+        TypeError: the body is no str, or the elements are no sequence of Elements.
+    """
+    if not isinstance(body, str | None):
+        raise TypeError("give the body as a str")
+    if not (isinstance(elements, Sequence) and all(isinstance(each, Element) for each in elements)):
+        raise TypeError("give the elements as a list of ElementTree's Elements")
+    if body is None and not elements:
+        raise LocalProtocolError("a message needs a body or an element; see set_timer()")
 
 
 def content_of(draft: Draft, timer: Seconds | None, *, opting_out: bool) -> list[Element]:

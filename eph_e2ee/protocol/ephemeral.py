@@ -155,7 +155,10 @@ def seconds(timer: timedelta) -> Seconds:
 
     Raises:
         LocalProtocolError: it is none, or out of range.
+        TypeError: it is no timedelta: a number does not say of what.
     """
+    if not isinstance(timer, timedelta):
+        raise TypeError("give a timer as a timedelta, for example timedelta(days=7)")
     number = timer / timedelta(seconds=1)
     if not number.is_integer():
         raise LocalProtocolError("a timer is a whole number of seconds")

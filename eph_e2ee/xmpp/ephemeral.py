@@ -93,6 +93,7 @@ class XEP_0466(BasePlugin):  # noqa: N801 -- slixmpp's way to name plugins
         Raises:
             LocalProtocolError: whole seconds, 1 s to 2**32 - 1 s; or the message has no address, or
                 is encrypted, or timers are not to travel in clear here.
+            TypeError: the timer is no timedelta.
         """
         seconds, conversation = ephemeral.seconds(timer), self._conversation(message)
         self._write(message, ephemeral.write(seconds))
@@ -129,6 +130,7 @@ class XEP_0466(BasePlugin):  # noqa: N801 -- slixmpp's way to name plugins
         Raises:
             LocalProtocolError: the timer is out of range, the address is missing; or this client
                 encrypts, and nothing of a conversation is to leave in clear (F32, F33).
+            TypeError: the timer is no timedelta.
         """
         if "xep_0384" in self.xmpp.plugin:
             raise LocalProtocolError("this client encrypts: encrypt the change as well")

@@ -8,11 +8,13 @@ from xml.etree.ElementTree import Element
 
 import pytest
 
+import eph_e2ee
 from eph_e2ee import Erasure, Phase
 from eph_e2ee.errors import LocalProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from eph_e2ee import Chat
     from tests.flows.conftest import Party, Town
@@ -91,3 +93,28 @@ async def test_an_address_that_is_missing(method: str, jid: str | None, rosa: Pa
 async def test_an_address_that_is_none(method: str, rosa: Party) -> None:
     with pytest.raises(ValueError, match="second @"):
         await ADDRESSED[method](rosa.chat, "@@")
+
+
+@pytest.mark.parametrize("wrong", [5, 0, 2.5, "7d", True])
+async def test_a_timer_is_a_timedelta(wrong: Any, rosa: Party, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="timedelta"):
+        await rosa.chat.send("peter@example.org", "text", timer=wrong)
+    with pytest.raises(TypeError, match="timedelta"):
+        await rosa.chat.set_timer("peter@example.org", wrong)
+    for name in ("timer", "unread_cap", "clear_floor"):
+        options: dict[str, Any] = {name: wrong}
+        with pytest.raises(TypeError, match="timedelta"):
+            eph_e2ee.attach(rosa.client, vault=tmp_path / "new", **options)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("body", [b"text", 7, Element("{urn:example}a")])
+async def test_a_body_is_a_text(body: Any, rosa: Party, peter: Party) -> None:
+    with pytest.raises(TypeError, match="str"):
+        await rosa.chat.send(peter.jid, body)
+
+
+@pytest.mark.parametrize("elements", [Element("{urn:example}a"), "text", ["text"], None, 7])
+async def test_elements_are_a_list_of_elements(elements: Any, rosa: Party, peter: Party) -> None:
+    with pytest.raises(TypeError, match="list"):
+        await rosa.chat.send(peter.jid, "text", elements=elements)

@@ -1,5 +1,7 @@
 """The ephemeral element: every lexical form of a timer, off, and the three forms of opting out."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -181,3 +183,9 @@ def test_f30_we_write_no_zero_and_no_garbage(timer: int) -> None:
     """F30: what others must not believe we do not send."""
     with pytest.raises(LocalProtocolError):
         ephemeral.write(Seconds(timer))
+
+
+@pytest.mark.parametrize("timer", [5, 0, 2.5, "7d", True, None])
+def test_a_number_is_no_timer_of_an_application(timer: Any) -> None:
+    with pytest.raises(TypeError, match="timedelta"):
+        ephemeral.seconds(timer)
