@@ -3,7 +3,7 @@
 from datetime import timedelta
 from xml.etree.ElementTree import Element
 
-from eph_e2ee.errors import NoEligibleDevices
+from eph_e2ee.errors import Cause, NoEligibleDevices
 from eph_e2ee.model import DeviceId, IqKind
 from eph_e2ee.optouts import OptOuts
 from eph_e2ee.outgoing import Outgoing
@@ -81,7 +81,7 @@ class Peers:
         """
         peer = address(jid)
         if not await self._outgoing.signal(peer, [optout.write(reason)]):
-            raise NoEligibleDevices(frozenset({peer}))
+            raise NoEligibleDevices(frozenset({peer}), frozenset({Cause.LEGACY}))
 
     async def confirm_opt_out(self, jid: str) -> None:
         """Say that somebody knows of a peer's opt-out: sending is possible again, encrypted.

@@ -118,7 +118,9 @@ class Account:
             LocalProtocolError: it has one; two would answer each message twice.
         """
         if "xep_0384" in client.plugin:
-            raise LocalProtocolError("the client has an XEP-0384 plugin already: attach instead")
+            raise LocalProtocolError(
+                "the client has a chat already, or an XEP-0384 plugin of its own"
+            )
         for plugin in (XEP_0420, XEP_0466, VaultOmemo):
             register_plugin(plugin)
         added = [name for name in NEIGHBOURS if name not in client.plugin]

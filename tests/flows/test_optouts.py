@@ -11,7 +11,7 @@ from xml.etree.ElementTree import Element, fromstring, tostring
 import pytest
 
 from eph_e2ee import LocalProtocolError, OptedOut
-from eph_e2ee.errors import NoEligibleDevices, NotSent, VaultDamaged, VaultUnavailable
+from eph_e2ee.errors import Cause, NoEligibleDevices, NotSent, VaultDamaged, VaultUnavailable
 from eph_e2ee.model import BareJid, MessageId
 from eph_e2ee.optouts import write
 from eph_e2ee.protocol import marks, optout
@@ -313,8 +313,9 @@ async def test_an_opt_out_that_nobody_would_understand(town: Town, peter: Party)
     await client.bind()
     town.world.items.pop(("paul@example.org", "urn:xmpp:omemo:2:devices"))
     assert plugin.own_device
-    with pytest.raises(NoEligibleDevices):
+    with pytest.raises(NoEligibleDevices, match="reads no envelopes") as caught:
         await peter.chat.opt_out("paul@example.org")
+    assert caught.value.causes == {Cause.LEGACY}
 
 
 async def test_it_is_no_element_of_an_application(rosa: Party, peter: Party) -> None:

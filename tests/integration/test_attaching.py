@@ -118,7 +118,7 @@ async def test_a_client_with_omemo_is_refused(
     """A second plugin would answer each message twice; the vault is closed again."""
     lent = client(account("rosa"))
     chat = eph_e2ee.attach(lent, vault=tmp_path / "one")
-    with pytest.raises(LocalProtocolError):
+    with pytest.raises(LocalProtocolError, match="has a chat"):
         eph_e2ee.attach(lent, vault=tmp_path / "two")
     with pytest.raises(VaultInUse):
         eph_e2ee.attach(client(account("peter")), vault=tmp_path / "one")
