@@ -219,10 +219,12 @@ class Chat(Peers):
 
         Raises:
             LocalProtocolError: there is no such device, it is this one, or another level.
-            NotSent: OMEMO does not run.
+            NotSent: OMEMO does not run, or has not yet and there is no session in which it could.
             VaultError: nothing was changed; or what was withheld could not be opened, and waits.
         """
         account = address(jid)
+        if not self._account.device:
+            self._account.check_session()
         await self._account.devices.trust(account, DeviceId(device), level)
         await self._withheld.reopen(account)
 

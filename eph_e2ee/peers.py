@@ -33,9 +33,11 @@ class Peers:
         """What each device of an account can read and do, as far as it is known.
 
         Raises:
-            NotSent: the server did not answer.
+            NotSent: there is no session with the server, or it did not answer.
         """
-        return await self._account.devices.capabilities(address(jid))
+        peer = address(jid)
+        self._account.check_session()
+        return await self._account.devices.capabilities(peer)
 
     async def devices(self, jid: str) -> list[Device]:
         """Every device of an account whose key is known, also inactive ones, by their ids.
@@ -43,9 +45,11 @@ class Peers:
         Our own account's, too; `Device.fingerprint` is what people compare.
 
         Raises:
-            NotSent: the server did not answer.
+            NotSent: there is no session with the server, or it did not answer.
         """
-        return await self._account.devices.known(address(jid))
+        peer = address(jid)
+        self._account.check_session()
+        return await self._account.devices.known(peer)
 
     async def repair(self, jid: str) -> frozenset[DeviceId]:
         """Begin new OMEMO sessions with an account's devices, because messages do not open.
@@ -61,8 +65,9 @@ class Peers:
             NotSent: no session with the server, or it did not answer.
             VaultError: nothing of the last device's was half done.
         """
+        peer = address(jid)
         self._account.check_session()
-        return await self._account.omemo.repair(address(jid))
+        return await self._account.omemo.repair(peer)
 
     async def opt_out(self, jid: str, reason: str | None = None) -> None:
         """Tell a peer that we want no OMEMO, but plain text (XEP-0384 section 5.7).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import Element
@@ -10,14 +11,16 @@ import pytest
 
 import eph_e2ee
 from eph_e2ee import Erasure, Phase
-from eph_e2ee.errors import LocalProtocolError
+from eph_e2ee.errors import LocalProtocolError, NotConnected
+from tests.flows.conftest import Party
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from eph_e2ee import Chat
-    from tests.flows.conftest import Party, Town
+    from tests.flows.conftest import Town
+    from tests.xmpp.clients import World
 
 
 ADDRESSED: dict[str, Callable[[Chat, Any], Any]] = {
@@ -118,3 +121,27 @@ async def test_a_body_is_a_text(body: Any, rosa: Party, peter: Party) -> None:
 async def test_elements_are_a_list_of_elements(elements: Any, rosa: Party, peter: Party) -> None:
     with pytest.raises(TypeError, match="list"):
         await rosa.chat.send(peter.jid, "text", elements=elements)
+
+
+@pytest.mark.parametrize("method", ["send", "capabilities", "devices", "repair", "iq"])
+async def test_what_the_server_is_asked_for_needs_a_session(
+    method: str, rosa: Party, peter: Party
+) -> None:
+    """It would be waited for until there is one."""
+    rosa.offline()
+    async with asyncio.timeout(5):
+        with pytest.raises(NotConnected):
+            await ADDRESSED[method](rosa.chat, f"{peter.jid}/phone")
+
+
+async def test_trust_waits_for_no_session(rosa: Party, peter: Party, world: World) -> None:
+    """Before OMEMO runs there is nothing to decide on; later it needs no server."""
+    nobody = Party(world, "nobody", rosa.folder.with_name("nobody"))
+    async with asyncio.timeout(5):
+        with pytest.raises(NotConnected):
+            await nobody.chat.trust(peter.jid, peter.device, "trusted")
+    await nobody.chat.close()
+    await rosa.chat.devices(peter.jid)
+    rosa.offline()
+    async with asyncio.timeout(5):
+        await rosa.chat.trust(peter.jid, peter.device, "trusted")
