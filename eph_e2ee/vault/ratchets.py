@@ -74,6 +74,11 @@ class Changes:
         """Whether a read of the vault that is asked for from now on sees them."""
         return self._stage in (_Stage.WRITTEN, _Stage.COMMITTED)
 
+    @property
+    def lost(self) -> bool:
+        """Whether their commit has failed."""
+        return self._stage is _Stage.LOST
+
     def write(self, transaction: Records) -> None:
         """Write them in a transaction, on the vault's worker.
 
@@ -123,6 +128,11 @@ class Ratchets(Storage):
     def pending(self) -> bool:
         """Whether anything has been stored or deleted since the last `take`."""
         return bool(self._pending)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the last commit has failed, and `forget_cached` not been called since."""
+        return self._last is not None and self._last.lost
 
     def take(self) -> Changes:
         """Let what is pending leave for a commit; loads go on seeing it.

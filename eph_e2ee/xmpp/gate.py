@@ -47,6 +47,10 @@ Name = tuple[object, ...]
 class Transactional(Protocol):
     """A storage that gathers what is stored and writes it in one commit."""
 
+    @property
+    def lost(self) -> bool:
+        """Whether the last commit has failed, so that nothing more can be built on it."""
+
     def commit_with(self, work: Work | None) -> Awaitable[Any]:
         """Queue everything pending, and `work` with it, for one commit; await it for its result."""
 
@@ -236,6 +240,8 @@ class Gate:
             unit.messages.clear()
             unit.uploads.clear()
             try:
+                if isinstance(self.storage, Transactional) and self.storage.lost:
+                    self.storage.forget_cached()  # whoever waited for that commit has gone
                 yield
             except BaseException:
                 if isinstance(self.storage, Transactional):

@@ -273,6 +273,25 @@ async def test_what_was_built_on_a_lost_commit_is_lost_with_it(
     assert await gate.run(counting(ratchets)) == 1
 
 
+async def test_a_lost_commit_whose_caller_has_gone_costs_no_other(
+    gate: Gate, ratchets: Ratchets, vault: Vault
+) -> None:
+    """The next operation begins long after the disk has recovered."""
+    assert await gate.run(counting(ratchets)) == 1  # it is in memory from now on
+    release = await hold(vault)
+    pending = await gate.begin(counting(ratchets), refuses)
+    task = asyncio.create_task(pending.finish())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    release.set()
+    await vault.transact(lambda _: None)  # the worker is past the commit that fails
+    assert await gate.run(counting(ratchets)) == 2
+    ratchets.forget_cached()
+    assert await number(ratchets) == 2
+
+
 async def test_a_failed_commit_does_not_reach_into_another_operation(
     gate: Gate, ratchets: Ratchets, vault: Vault
 ) -> None:
