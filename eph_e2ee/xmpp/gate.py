@@ -24,6 +24,7 @@ from omemo.storage import Storage
 
 from eph_e2ee.errors import EphemeralError, RemoteProtocolError
 from eph_e2ee.xmpp.downloads import Downloads
+from eph_e2ee.xmpp.gathered import Gathered
 from eph_e2ee.xmpp.together import together
 from eph_e2ee.xmpp.uploads import Uploads
 
@@ -145,7 +146,9 @@ class Gate:
     """
 
     def __init__(self, storage: Storage) -> None:
-        self.storage = storage
+        kept = storage if isinstance(storage, Transactional) else Gathered(storage)
+        self.storage: Storage = kept
+        self._commits: Transactional = kept
         self.downloads = Downloads()
         self._uploads = Uploads()
         self._numbers = itertools.count(1)
@@ -175,7 +178,7 @@ class Gate:
             try:
                 async with self._held(unit):
                     value = await operation()
-                    written = self._commit(None if work is None else work(value))
+                    written = self._commits.commit_with(None if work is None else work(value))
                     return Pending(value, written, unit, self._uploads, self._forget)
             except Absent as absent:
                 unit.fetched.update(await _fetched(absent))
@@ -212,8 +215,8 @@ class Gate:
 
     async def _attempt(self, operation: Callable[[], Awaitable[Value]]) -> Value:
         """Run a part of an operation; what it stored before it raised is forgotten."""
-        unit, storage = self._unit, self.storage
-        if unit is None or not isinstance(storage, Transactional):
+        unit, storage = self._unit, self._commits
+        if unit is None:
             return await operation()
         savepoint, messages, uploads = storage.savepoint(), dict(unit.messages), dict(unit.uploads)
         try:
@@ -240,12 +243,11 @@ class Gate:
             unit.messages.clear()
             unit.uploads.clear()
             try:
-                if isinstance(self.storage, Transactional) and self.storage.lost:
-                    self.storage.forget_cached()  # whoever waited for that commit has gone
+                if self._commits.lost:
+                    self._commits.forget_cached()  # whoever waited for that commit has gone
                 yield
             except BaseException:
-                if isinstance(self.storage, Transactional):
-                    self.storage.discard()
+                self._commits.discard()
                 raise
             finally:
                 self._owner = self._unit = None
@@ -253,15 +255,7 @@ class Gate:
     async def _forget(self) -> None:
         """Read everything again, but not while an operation is half done: it would keep half."""
         async with self._lock:
-            if isinstance(self.storage, Transactional):
-                self.storage.forget_cached()
-
-    def _commit(self, work: Work | None) -> Awaitable[Any]:
-        if isinstance(self.storage, Transactional):
-            return self.storage.commit_with(work)
-        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        done.set_result(None)
-        return done
+            self._commits.forget_cached()
 
 
 async def _fetched(absent: Absent) -> dict[Name, object]:

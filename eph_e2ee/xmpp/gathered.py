@@ -53,6 +53,11 @@ class Gathered(Storage):
     def __repr__(self) -> str:
         return f"<Gathered: {len(self._pending)} pending, {len(self._leaving)} leaving>"
 
+    @property
+    def lost(self) -> bool:
+        """Nothing is: what was refused is still to be written."""
+        return False
+
     def commit_with(self, work: Callable[[Any], Any] | None = None) -> Awaitable[None]:
         """Queue everything pending for writing; await it for the outcome. Canceling that is safe.
 
@@ -87,7 +92,7 @@ class Gathered(Storage):
         self._pending = savepoint
 
     def forget_cached(self) -> None:
-        """Nothing is cached here: what was refused is still to be written."""
+        """Nothing is cached."""
 
     async def _write(self) -> None:
         async with self._lock:

@@ -17,7 +17,6 @@ from eph_e2ee.xmpp.backends import Legacy, Modern
 from eph_e2ee.xmpp.encrypting import encrypt
 from eph_e2ee.xmpp.fetching import Fetching
 from eph_e2ee.xmpp.forgetting import forget_unlisted
-from eph_e2ee.xmpp.gate import Transactional
 from eph_e2ee.xmpp.knowing import Knowing
 from eph_e2ee.xmpp.latest import Arrived, Latest
 from eph_e2ee.xmpp.parcel import MODERN
@@ -241,8 +240,7 @@ class Sessions(Trusting, Fetching):
     async def _answer(self, device: Device) -> None:
         """Send one empty message, so that the sender's ratchet turns (XEP-0384 section 6).
 
-        Nothing is downloaded for it: the message that it answers is open, and a storage without
-        commits could not open it again.
+        Nothing is downloaded for it: the message that it answers would have to be opened once more.
         """
         namespace, bare_jid, device_id = device
         await self._unanswered.answered(device, payload=False)
@@ -296,16 +294,13 @@ class Sessions(Trusting, Fetching):
     async def _devices_blindly_trusted(
         self, blindly_trusted: frozenset[DeviceInformation], identifier: str | None
     ) -> None:
-        """Tell after the commit: until then the operation may begin again, and would tell again.
-
-        A storage without commits has it already, and whoever begins again finds nobody undecided.
-        """
+        """Tell after the commit: until then the operation may begin again, and would tell again."""
         unit, named = self.gate.unit, None if identifier == UNASKED else identifier
 
         async def tell() -> None:
             await self.network._devices_blindly_trusted(self, blindly_trusted, named)
 
-        if unit is None or not isinstance(self.gate.storage, Transactional):
+        if unit is None:
             await tell()
         else:
             unit.messages["blindly trusted", blindly_trusted] = tell

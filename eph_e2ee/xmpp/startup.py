@@ -29,8 +29,7 @@ from eph_e2ee.model import BareJid, DeviceId
 from eph_e2ee.protocol.capability import LABEL_MARKER
 from eph_e2ee.xmpp import published
 from eph_e2ee.xmpp.features import Features
-from eph_e2ee.xmpp.gate import Gate, Transactional
-from eph_e2ee.xmpp.gathered import Gathered
+from eph_e2ee.xmpp.gate import Gate
 from eph_e2ee.xmpp.lists import Lists
 from eph_e2ee.xmpp.nodes import Nodes, several_devices
 from eph_e2ee.xmpp.parcel import MODERN, OLD
@@ -359,9 +358,7 @@ class Startup(Routing, metaclass=ABCMeta):
     def gate(self) -> Gate:
         """The lock of this account's sessions."""
         if self._gate is None:
-            storage = self.storage
-            known = isinstance(storage, Transactional)
-            self._gate = Gate(storage if known else Gathered(storage))
+            self._gate = Gate(self.storage)
         return self._gate
 
     @property

@@ -77,9 +77,9 @@ async def test_operations_without_the_gate_lose_each_others_steps(ratchets: Ratc
 
 @pytest.mark.parametrize("kind", ["vault", "application"])
 async def test_operations_never_overlap(kind: str, ratchets: Ratchets) -> None:
-    """F43: also with a storage of the application's own, which awaits and commits nothing."""
-    storage = ratchets if kind == "vault" else Kept()
-    gate = Gate(storage)
+    """F43: also with a storage of the application's own, which awaits."""
+    gate = Gate(ratchets if kind == "vault" else Kept())
+    storage = gate.storage
     results = await asyncio.gather(*(gate.run(counting(storage)) for _ in range(20)))
     assert sorted(results) == list(range(1, 21))
     assert await number(storage) == 20

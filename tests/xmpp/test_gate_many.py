@@ -10,7 +10,6 @@ import pytest
 
 from eph_e2ee.errors import Reason, RemoteProtocolError, VaultUnavailable
 from eph_e2ee.xmpp.gate import Absent, Gate
-from tests.xmpp.clients import Kept
 from tests.xmpp.test_gate import counting, noted, number, refuses, sending
 
 if TYPE_CHECKING:
@@ -154,13 +153,3 @@ async def test_a_commit_that_fails_fails_for_all(gate: Gate, ratchets: Ratchets)
     with pytest.raises(VaultUnavailable):
         await pending.finish()
     assert await number(ratchets) == 0
-
-
-async def test_a_storage_without_commits_is_served_as_well() -> None:
-    storage = Kept()
-    gate = Gate(storage)
-    operations = [counting(storage), counting(storage)]
-    pending = await gate.begin_many(operations, no_rows)
-    await pending.finish()
-    assert pending.value == [1, 2]
-    assert await number(storage) == 2
