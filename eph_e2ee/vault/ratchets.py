@@ -75,6 +75,11 @@ class Changes:
         return self._stage in (_Stage.WRITTEN, _Stage.COMMITTED)
 
     @property
+    def committed(self) -> bool:
+        """Whether the database has them for good."""
+        return self._stage is _Stage.COMMITTED
+
+    @property
     def lost(self) -> bool:
         """Whether their commit has failed."""
         return self._stage is _Stage.LOST
@@ -181,13 +186,17 @@ class Ratchets(Storage):
     ) -> asyncio.Future[T | None]:
         """Queue what is pending, and `work` with it, for one commit. Cancelling is safe.
 
+        Without either it waits for what has been queued before, and fails with it: whoever changed
+        nothing has seen that as well.
+
         The caller calls `forget_cached` when it fails.
 
         Raises, when awaited:
             VaultError: nothing of it was written.
         """
         changes = self.take()
-        if not changes.values and work is None:
+        settled = self._last is None or self._last.committed
+        if settled and not changes.values and work is None:
             nothing: asyncio.Future[T | None] = asyncio.get_running_loop().create_future()
             nothing.set_result(None)
             return nothing

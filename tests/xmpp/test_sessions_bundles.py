@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from omemo.session_manager import BundleDownloadFailed, NoEligibleDevices
 
+from eph_e2ee.errors import VaultUnavailable
 from eph_e2ee.xmpp.downloads import FRESH, Downloads
 from eph_e2ee.xmpp.parcel import MODERN
 
@@ -175,3 +177,28 @@ async def test_an_upload_that_comes_late_is_left(
     await second.publish()
     await first.publish()
     assert await is_published(peter)
+
+
+async def test_nothing_is_published_of_a_commit_that_fails(pair: tuple[Person, Person]) -> None:
+    """An operation without changes of its own has seen the keys of the one before it."""
+    rosa, peter = pair
+    await peter.sessions.ensure_data_consistency()  # what it needs is in memory from now on
+    message = await rosa.encrypt(peter, b"text")
+    release = threading.Event()
+
+    def refused(_: object) -> Callable[[Any], None]:
+        def work(_: Any) -> None:
+            release.wait()
+            raise VaultUnavailable("the disk is full")
+
+        return work
+
+    pending = await peter.gate.begin(lambda: peter.decrypt(message), refused)
+    checking = asyncio.create_task(peter.sessions.ensure_data_consistency())
+    for _ in range(200):
+        await asyncio.sleep(0)
+    release.set()
+    outcomes = await asyncio.gather(pending.finish(), checking, return_exceptions=True)
+    assert [type(each) for each in outcomes] == [VaultUnavailable] * 2
+    assert await is_published(peter)
+    assert await peter.decrypt(message) == b"text"
