@@ -1,6 +1,10 @@
 """python-omemo's backends behind the gate: what each namespace encrypts with, and keeps."""
 
-from typing import Any, ClassVar
+import asyncio
+import functools
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar, Final, TypeVar
 
 import oldmemo
 import twomemo
@@ -10,11 +14,19 @@ from omemo.message import EncryptedKeyMaterial, PlainKeyMaterial
 from omemo.session import Session
 from omemo.storage import Maybe, Storage
 
+from eph_e2ee.errors import VaultError
 from eph_e2ee.xmpp import crossing, published
 from eph_e2ee.xmpp.gate import Gate
 from eph_e2ee.xmpp.standing import Standing
 
 __all__ = ["Legacy", "Modern"]
+
+log = logging.getLogger(__name__)
+
+Value = TypeVar("Value")
+
+RETRY: Final = 60.0
+"""Seconds until the vault is asked again: as long as python-omemo waits for a server."""
 
 
 class _Beginning(Storage):
@@ -103,25 +115,42 @@ class _Backend(Backend):
             self._standing.forget(name)
         await crossing.purge(super(), bare_jid)
 
+    # -- what python-omemo's task asks for, which rotates the signed pre key -------------------
 
-class Modern(_Backend, twomemo.Twomemo):
-    """omemo:2, whose rotation of the signed pre key, a task of python-omemo's, waits its turn."""
-
-    beginning = twomemo.Twomemo
+    async def signed_pre_key_age(self) -> int:
+        """Seconds since the last rotation."""
+        return await self._in_turn(super().signed_pre_key_age)  # type: ignore[safe-super]
 
     async def rotate_signed_pre_key(self) -> None:
         """Rotate alone, and commit before the new bundle is published."""
-        await self.gate.run(super().rotate_signed_pre_key)
+        await self._in_turn(super().rotate_signed_pre_key)  # type: ignore[safe-super]
+
+    async def get_bundle(self, bare_jid: str, device_id: int) -> Any:
+        """Our own bundle, of which everything is committed."""
+        return await self._in_turn(functools.partial(super().get_bundle, bare_jid, device_id))  # type: ignore[safe-super]
+
+    async def _in_turn(self, step: Callable[[], Awaitable[Value]]) -> Value:
+        """Do it alone, and again until the vault can: an error would end the task for good."""
+        if self.gate.unit is not None:
+            return await step()
+        while True:
+            try:
+                return await self.gate.run(step)
+            except VaultError as error:
+                log.warning("keys wait to be rotated: %s", type(error).__name__)
+            await asyncio.sleep(RETRY)
+
+
+class Modern(_Backend, twomemo.Twomemo):
+    """omemo:2."""
+
+    beginning = twomemo.Twomemo
 
 
 class Legacy(_Backend, oldmemo.Oldmemo):
     """Legacy OMEMO; otherwise as `Modern`."""
 
     beginning = oldmemo.Oldmemo
-
-    async def rotate_signed_pre_key(self) -> None:
-        """Rotate alone, and commit before the new bundle is published."""
-        await self.gate.run(super().rotate_signed_pre_key)
 
     async def sign_own_label(self, label: str) -> bytes:  # noqa: ARG002 -- python-omemo's signature
         """No signature: legacy lists carry no labels, but python-omemo asks for one (a bug)."""

@@ -1,6 +1,7 @@
 """python-omemo's session manager behind a gate, and python-omemo's backends with it."""
 
 import functools
+import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, ClassVar, Protocol, TypeVar, cast
 
@@ -11,6 +12,7 @@ from omemo.session_manager import NoSession
 from omemo.types import DeviceInformation, DeviceList
 from slixmpp_omemo.base_session_manager import BaseSessionManager
 
+from eph_e2ee.errors import VaultError
 from eph_e2ee.model import BareJid
 from eph_e2ee.xmpp import crossing, published
 from eph_e2ee.xmpp.backends import Legacy, Modern
@@ -24,6 +26,8 @@ from eph_e2ee.xmpp.trust import UNASKED, Trusting, forget_downloads, question, u
 from eph_e2ee.xmpp.unanswered import Device, Due, Unanswered
 
 __all__ = ["Legacy", "Modern", "Router", "Sessions", "Upkeep"]
+
+log = logging.getLogger(__name__)
 
 
 class Router(Protocol):
@@ -310,9 +314,10 @@ class Sessions(Trusting, Fetching):
     # overrides. They need the instance, for its gate.
 
     async def _later(self, name: tuple[object, ...], upload: Callable[[], Awaitable[None]]) -> None:
+        """Have it uploaded after the commit; outside of an operation it is one of its own."""
         unit = self.gate.unit
         if unit is None:
-            await upload()
+            await self.gate.run(lambda: self._later(name, upload))
         else:
             unit.uploads[name] = upload
 
@@ -339,7 +344,22 @@ class Sessions(Trusting, Fetching):
         return newest.listed
 
     async def _upload_bundle(self, bundle: omemo.Bundle) -> None:  # type: ignore[override]
+        """Upload a bundle; outside of an operation, where it may be old, what is kept by then.
+
+        There python-omemo's task, which rotates keys, repeats whatever this failure says.
+        """
+        if self.gate.unit is None:
+            try:
+                await self.gate.run(lambda: self._upload_kept(bundle))
+            except VaultError as error:
+                log.warning("a bundle waits to be uploaded: %s", type(error).__name__)
+                raise omemo.BundleUploadFailed("the vault could not be read") from None
+            return
         await self._later(("bundle", bundle.namespace), lambda: self.network._upload_bundle(bundle))
+
+    async def _upload_kept(self, bundle: omemo.Bundle) -> None:
+        backend = self.backends[bundle.namespace]
+        await self._upload_bundle(await backend.get_bundle(bundle.bare_jid, bundle.device_id))
 
     async def _delete_bundle(self, namespace: str, device_id: int) -> None:  # type: ignore[override]
         await self._later(
