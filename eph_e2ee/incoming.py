@@ -11,7 +11,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from eph_e2ee import optouts
 from eph_e2ee.conversations import Conversations
@@ -23,6 +22,7 @@ from eph_e2ee.letters import Letter, Letters
 from eph_e2ee.model import BareJid, Entry, StateName
 from eph_e2ee.notices import Notices
 from eph_e2ee.protocol.envelope import Finding
+from eph_e2ee.queues import Queues
 from eph_e2ee.seen import Seen
 from eph_e2ee.vault.archive import Transaction
 from eph_e2ee.vault.marking import Waiting
@@ -36,13 +36,6 @@ from eph_e2ee.xmpp.stanzas import Arrival, Way
 __all__ = ["Incoming", "Received"]
 
 log = logging.getLogger(__name__)
-
-BATCH: Final = 64
-"""Messages of one conversation that share a commit; the first does not wait for a burst."""
-
-MAXIMUM_WAITING: Final = 10_000
-"""Arrivals that wait while an archive is read that never ends, before others are given up: they are
-in the archive, and read from there with the next session."""
 
 Named = tuple[Arrival, tuple[str, ...]]
 """An arrival, and what a second delivery of it is known by."""
@@ -112,8 +105,7 @@ class Incoming:
         self._conversations = conversations
         self._letters = letters
         self._notices = notices
-        self._waiting: dict[BareJid, deque[Arrival]] = {}
-        self._count = 0
+        self._waiting = Queues()
         self._tasks: set[asyncio.Task[None]] = set()
         self._held: set[BareJid] = set()
         self._released = asyncio.Event()
@@ -125,19 +117,17 @@ class Incoming:
     def accept(self, arrival: Arrival) -> None:
         """Queue an arrival behind the others of its conversation; it never raises."""
         self.seen(arrival.room).arrived(arrival)
-        if self._count >= MAXIMUM_WAITING:
-            self._reject(arrival, Reason.NOT_STORED, _Sink(self.on_message))
-            return
-        self._count += 1
         peer = self._letters.peer(arrival)
-        queue = self._waiting.get(peer)
-        if queue is not None:
-            queue.append(arrival)
-            return
-        self._waiting[peer] = deque([arrival])
-        task = asyncio.ensure_future(self._drain(peer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        begins = peer not in self._waiting
+        for given_up in self._waiting.put(peer, arrival):
+            self._reject(given_up, Reason.NOT_STORED, _Sink(self.on_message))
+            other = self._letters.peer(given_up)
+            if other in self._waiting and not self._waiting.waits(other):
+                self._released.set()  # it has nothing to wait for any more
+        if begins and peer in self._waiting:
+            task = asyncio.ensure_future(self._drain(peer))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     def seen(self, room: BareJid | None) -> Seen:
         """How far an archive is known by what has arrived: a room's, or our own account's."""
@@ -195,17 +185,19 @@ class Incoming:
         return kept
 
     async def _drain(self, peer: BareJid) -> None:
-        queue = self._waiting[peer]
         try:
-            while queue:
-                while not self._held.isdisjoint({self._account.bare, peer}):
-                    self._released.clear()
-                    await self._released.wait()
-                batch = [queue.popleft() for _ in range(min(BATCH, len(queue)))]
-                self._count -= len(batch)
+            while batch := await self._next(peer):
                 await self._take(batch)
+                self._waiting.done(peer)
         finally:
-            del self._waiting[peer]
+            self._waiting.end(peer)
+
+    async def _next(self, peer: BareJid) -> list[Arrival]:
+        """What a conversation has to be dealt with, once its archive has been read."""
+        while self._waiting.waits(peer) and not self._held.isdisjoint({self._account.bare, peer}):
+            self._released.clear()
+            await self._released.wait()
+        return self._waiting.take(peer)
 
     @contained
     async def _take(self, batch: list[Arrival]) -> None:

@@ -25,7 +25,8 @@ MAXIMUM_WAITING: Final = 256
 """Questions that are being dealt with, or wait for it; each holds a stanza in memory."""
 
 MAXIMUM_WAITING_EACH: Final = 64
-"""The same of one account, so that no one takes the place of all."""
+"""The same of one account, so that no one takes the place of all. Once half of them are taken it is
+no more than may run at once, so that a few accounts that somebody makes up do not take the rest."""
 
 MAXIMUM_RUNNING: Final = 16
 """Handlers that run at once; a bot's may each hold a connection or a file."""
@@ -87,7 +88,10 @@ class Answering:
         """Tell whether one more question of an account can be dealt with."""
         asker = self._askers.get(sender)
         total = sum(each.waiting for each in self._askers.values())
-        return total < MAXIMUM_WAITING and (asker is None or asker.waiting < MAXIMUM_WAITING_EACH)
+        most = MAXIMUM_WAITING_EACH
+        if total >= MAXIMUM_WAITING // 2:
+            most = min(most, MAXIMUM_RUNNING_EACH)
+        return total < MAXIMUM_WAITING and (asker is None or asker.waiting < most)
 
     @contextmanager
     def admitted(self, sender: BareJid) -> Iterator[None]:

@@ -25,7 +25,7 @@ FLOORS = [
     {"protocol"},
     {"vault"},
     {"xmpp"},
-    {"clear", "replying", "conversations", "drafts", "halves", "optouts", "seen"},
+    {"clear", "replying", "conversations", "drafts", "halves", "optouts", "queues", "seen"},
     {"letters"},
     {"filing", "notices", "warnings"},
     {"incoming", "outgoing", "expiry", "questions"},

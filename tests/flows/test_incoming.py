@@ -378,7 +378,7 @@ async def test_what_waits_for_an_archive_without_an_end_is_given_up_one_day(
     rosa: Party, peter: Party, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """F42: the archive has it; here it is rejected, and read with the next session."""
-    monkeypatch.setattr("eph_e2ee.incoming.MAXIMUM_WAITING", 2)
+    monkeypatch.setattr("eph_e2ee.queues.MAXIMUM_WAITING", 2)
     incoming, own = peter.chat._incoming, BareJid(peter.jid)
     stanzas = [await sealed(rosa, peter, body(f"{number}"), number=number) for number in range(4)]
     incoming.hold(own)

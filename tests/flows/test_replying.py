@@ -128,6 +128,27 @@ async def test_only_so_many_are_admitted(
     assert answering._askers == {}
 
 
+async def test_a_few_accounts_do_not_take_all_places(
+    answering: Answering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has none waiting is let in, while four of them ask as much as they can."""
+    monkeypatch.setattr("eph_e2ee.replying.MAXIMUM_WAITING", 16)
+    monkeypatch.setattr("eph_e2ee.replying.MAXIMUM_WAITING_EACH", 4)
+    monkeypatch.setattr("eph_e2ee.replying.MAXIMUM_RUNNING_EACH", 1)
+    strangers = [BareJid(f"{number}@example.com") for number in range(4)]
+    with contextlib.ExitStack() as admitted:
+        for _ in range(10):
+            for each in strangers:
+                if answering.has_room(each):
+                    admitted.enter_context(answering.admitted(each))
+        assert [answering._askers[each].waiting for each in strangers] == [2, 2, 2, 2]
+        for each in (ROSA, ANNA):
+            assert answering.has_room(each)
+            admitted.enter_context(answering.admitted(each))
+            assert not answering.has_room(each)
+    assert answering._askers == {}
+
+
 async def test_one_that_takes_too_long_is_ended(
     answering: Answering, clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:

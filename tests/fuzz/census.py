@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
-from eph_e2ee.incoming import MAXIMUM_WAITING
+from eph_e2ee.queues import MAXIMUM_WAITING
 from eph_e2ee.seen import MAXIMUM_OPEN
 from eph_e2ee.vault.keeper import MAXIMUM_NODES
 from eph_e2ee.vault.ratchets import MAXIMUM_LIVE
@@ -22,7 +22,7 @@ USUAL: Final = 1200
 """Entries of one container, where nothing else is said: the largest small limit is 1024."""
 
 LIMITS: Final = {
-    "Incoming._waiting": MAXIMUM_WAITING,
+    "Queues._queues": MAXIMUM_WAITING,
     "Seen._open": MAXIMUM_OPEN,
     "Ratchets._live": MAXIMUM_LIVE // 100,  # which is in bytes
     "Ratchets._parsed": MAXIMUM_LIVE // 100,
