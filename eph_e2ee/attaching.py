@@ -68,7 +68,8 @@ def attach(  # noqa: PLR0913 -- all but one by name, and all but two have a defa
             raises, is left out, and asked again for the next message. A message that it sends
             itself does not wait for it.
         untrusted: what becomes of messages from devices that are distrusted or have to be decided
-            on: marked by `Message.trust` ("deliver"), or not shown and not believed ("withhold").
+            on: shown and marked by `Message.trust` ("deliver"), or not shown ("withhold"). Neither
+            changes timers or other messages.
             Those of undecided devices wait in the vault and come once `Chat.trust` says "trusted":
             of an account the first 64, up to 256 Ki characters of their stanzas. All accounts have
             four times as much; beyond it the one with most loses its last, for one that has less.

@@ -37,6 +37,7 @@ from eph_e2ee.vault.archive import NewMessage
 from eph_e2ee.xmpp.account import Account
 from eph_e2ee.xmpp.parcel import MODERN, OLD, Opened
 from eph_e2ee.xmpp.stanzas import Arrival
+from eph_e2ee.xmpp.trust import TRUSTED
 
 __all__ = ["Letter", "Letters", "archive_name", "id_name", "line_of"]
 
@@ -87,8 +88,8 @@ class Letter:
 
     @property
     def believed(self) -> bool:
-        """Whether it changes anything beside itself: what a distrusted device says does not."""
-        return self.trust is not Trust.DISTRUSTED
+        """Whether it changes anything beside itself: what an untrusted device says does not."""
+        return self.trust in TRUSTED
 
 
 class Letters:
@@ -208,7 +209,7 @@ class Letters:
     ) -> Heard:
         """What the peer says about opting out; nobody says so for a room, or for us.
 
-        A distrusted device neither blocks sending, nor takes back what another one has said.
+        Who is not trusted neither blocks sending, nor takes back what another device has said.
         """
         own = letter.arrival.sender == self._account.bare
         if own or letter.arrival.room is not None or not letter.believed:
@@ -251,7 +252,7 @@ class Letters:
         """Legacy OMEMO: a body, and a timer that anybody on the way may have written.
 
         It is honoured, not below a floor, and changes the conversation's setting only if the
-        application would have it so, and not on the word of a device that is distrusted.
+        application would have it so, and not on the word of a device that is not trusted.
         """
         announcement = ephemeral.read(list(letter.arrival.xml))
         if announcement.timer is not None:

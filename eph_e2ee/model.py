@@ -82,9 +82,10 @@ class Trust(enum.Enum):
 class Untrusted(enum.Enum):
     """What becomes of messages whose device is distrusted, or not decided on.
 
-    `DELIVER`: they are delivered, and `Message.trust` says so; what else a distrusted device says,
-    of timers or of other messages, is not believed. `WITHHOLD`: nobody sees them. Those of devices
-    still to be decided on wait, unopened; those of distrusted ones are lost for this device.
+    `DELIVER`: they are delivered, and `Message.trust` says so; what else such a device says, of
+    timers, of other messages or of opting out, is not believed. `WITHHOLD`: nobody sees them. Those
+    of devices still to be decided on wait, unopened; those of distrusted ones are lost for this
+    device.
     """
 
     DELIVER = "deliver"

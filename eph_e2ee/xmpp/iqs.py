@@ -34,13 +34,13 @@ from eph_e2ee.errors import (
     Refusal,
     RemoteProtocolError,
 )
-from eph_e2ee.model import BareJid, DeviceId, Trust
+from eph_e2ee.model import BareJid, DeviceId
 from eph_e2ee.protocol import refusals
 from eph_e2ee.protocol.iqheader import IqHeader
 from eph_e2ee.xmpp.omemo import XEP_0384
 from eph_e2ee.xmpp.parcel import MODERN, OLD, Opened, encrypted_child, written
 from eph_e2ee.xmpp.sce import XEP_0420
-from eph_e2ee.xmpp.trust import UNASKED
+from eph_e2ee.xmpp.trust import TRUSTED, UNASKED
 
 __all__ = ["ASKING", "MAXIMUM_OPEN", "IqArrival", "Iqs", "SealedIq"]
 
@@ -98,8 +98,6 @@ class SealedIq:
     encrypted: Element
     devices: frozenset[DeviceId]
 
-
-TRUSTED: Final = (Trust.TRUSTED, Trust.BLINDLY_TRUSTED)
 
 Asked = Callable[[IqArrival], None]
 Answer = asyncio.Future[IqArrival]

@@ -20,6 +20,7 @@ from eph_e2ee.xmpp.gate import Gate, Unit
 
 __all__ = [
     "LEVELS",
+    "TRUSTED",
     "UNASKED",
     "Policy",
     "Trusting",
@@ -42,6 +43,10 @@ NAMES: Final = {level.name: trust for trust, level in LEVELS.items()}
 
 BY_HAND: Final = {Trust.TRUSTED, Trust.DISTRUSTED}
 """What only people decide. One such decision ends blind trust for the whole account."""
+
+TRUSTED: Final = {Trust.TRUSTED, Trust.BLINDLY_TRUSTED}
+"""The levels of devices whose word counts. A server can add a device to any account: where people
+decide, what it says counts when they have."""
 
 WITHHELD: Final = {
     Trust.UNDECIDED: Reason.UNDECIDED,

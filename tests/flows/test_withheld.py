@@ -363,13 +363,14 @@ async def test_blind_trust_is_a_mark_of_its_own(town: Town, rosa: Party) -> None
     assert message.trust is Trust.BLINDLY_TRUSTED
 
 
-async def test_a_distrusted_device_changes_nothing_but_its_message(
-    rosa: Party, anna: Party
+@pytest.mark.parametrize("level", ["distrusted", "undecided"])
+async def test_who_is_not_trusted_changes_nothing_but_its_message(
+    level: str, rosa: Party, anna: Party
 ) -> None:
     """It may be somebody's who wants timers off, or messages burned."""
     await trust(anna, rosa)
     mine = await anna.chat.send(rosa.jid, "mine")
-    await trust(anna, rosa, "distrusted")
+    await trust(anna, rosa, level)
     content = [body("theirs"), timer("60"), *marks.write_received([named(mine)])]
     await receive(anna, await sealed(rosa, anna, *content))
     (message,) = anna.events["message"]
@@ -377,12 +378,6 @@ async def test_a_distrusted_device_changes_nothing_but_its_message(
     assert await anna.chat.timer(rosa.jid) is None
     assert anna.events["timer_changed"] == []
     assert Delivery.DELIVERED not in [told.delivery for told in anna.events["delivery"]]
-
-
-async def test_an_undecided_one_is_believed(rosa: Party, anna: Party) -> None:
-    """What it says stands beside its mark; nothing would be safer without a timer."""
-    await receive(anna, await sealed(rosa, anna, body("theirs"), timer("60")))
-    assert await anna.chat.timer(rosa.jid) == timedelta(minutes=1)
 
 
 async def test_nobody_decides_on_what_is_not_there(rosa: Party, anna: Party) -> None:
