@@ -87,6 +87,7 @@ class Startup(Routing, metaclass=ABCMeta):
         self._asked: dict[str, tuple[float, asyncio.Task[None]]] = {}
         self._retry_after = FIRST_RETRY
         self._lists = Lists()
+        self._hearing = asyncio.Lock()
         self._own_device = 0
         self._archives = 0
         self._ended = False
@@ -342,13 +343,33 @@ class Startup(Routing, metaclass=ABCMeta):
 
     @contained
     async def _on_device_list_update(self, msg: Message) -> None:
-        await super()._on_device_list_update(msg)
+        if await self._is_heard(msg["from"]):
+            await super()._on_device_list_update(msg)
 
     @contained
     async def _on_device_list_gone(self, msg: Message) -> None:
         """Ask for a list that was removed: who removes one often publishes another (QXmpp)."""
-        sessions = await self.get_session_manager()
-        await sessions.refresh_device_lists(msg["from"].bare)
+        if await self._is_heard(msg["from"]):
+            sessions = await self.get_session_manager()
+            await sessions.refresh_device_lists(msg["from"].bare)
+
+    async def _is_heard(self, sender: JID) -> bool:
+        """Tell whether lists that come by themselves are taken in: not those of strangers.
+
+        Anybody can send them; they are kept for ever, and keys are fetched for them. A stranger's
+        lists are asked for when they are needed. One after the other, so that none overtakes.
+        """
+        jid, roster = JID(sender.bare), self.xmpp.client_roster
+        async with self._hearing:
+            if jid == self.xmpp.boundjid.bare:
+                return True
+            if roster.has_jid(jid) and roster[jid]["subscription"] in ("to", "both"):
+                return True
+            if not (await self.storage.load_list(f"/devices/{jid}/list", int)).is_nothing:
+                return True
+            keys = (f"/slixmpp/subscribed/{jid}/{namespace}" for namespace in NODES)
+            known = [await self.storage.load_primitive(key, bool) for key in keys]
+            return not all(each.is_nothing for each in known)
 
     @contained
     async def _on_subscription_changed(self, presence: Any) -> None:

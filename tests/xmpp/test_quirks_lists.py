@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from omemo.types import SignedLabel
@@ -12,15 +12,23 @@ from slixmpp import JID
 from eph_e2ee.protocol.capability import LABEL_MARKER
 from eph_e2ee.xmpp import forgetting, published
 from eph_e2ee.xmpp.parcel import MODERN, OLD
-from tests.xmpp.test_quirks import DEVICES, PETER, SENTINEL, online, settled, xml
+from tests.xmpp import test_quirks
+from tests.xmpp.test_quirks import DEVICES, PETER, SENTINEL, settled, xml
 
 if TYPE_CHECKING:
     from omemo.types import DeviceList
 
-    from tests.xmpp.clients import World
+    from tests.xmpp.clients import TestClient, World
 
 ROSA = "rosa@example.org"
 OLD_DEVICES = "eu.siacs.conversations.axolotl.devicelist"
+
+
+async def online(world: World, name: str) -> tuple[TestClient, Any]:
+    """A client that sees Peter's presence, as who gets his lists does."""
+    client, plugin = await test_quirks.online(world, name)
+    client.client_roster.add(PETER, ato=True)
+    return client, plugin
 
 
 def event(inside: str, sender: str = PETER) -> str:
@@ -91,6 +99,66 @@ async def test_a_list_that_is_removed_is_asked_for(gone: str, world: World) -> N
     client.receive(event(gone))
     await settled()
     assert plugin.kept.values[f"/devices/{PETER}/8/active"][MODERN] is False
+
+
+STRANGER = "stranger@example.com"
+"""Somebody of whom nothing is known."""
+
+UNASKED = (
+    listed(*(f"<device id='{each}'/>" for each in range(1, 65))),
+    listed("<device id='7'/>", node=OLD_DEVICES),
+    f"<delete node='{DEVICES}'/>",
+    f"<items node='{DEVICES}'><retract id='current'/></items>",
+)
+
+
+@pytest.mark.parametrize("inside", UNASKED)
+@pytest.mark.parametrize("state", ["none", "from", "asked"])
+async def test_a_strangers_list_is_not_taken_in(inside: str, state: str, world: World) -> None:
+    """Anybody can send one: nothing is kept, and nothing asked for."""
+    client, plugin = await online(world, "rosa")
+    if state != "none":
+        client.client_roster.add(STRANGER, afrom=state == "from", pending_out=state == "asked")
+    before = dict(plugin.kept.values)
+    world.requests.clear()
+    client.receive(event(inside, STRANGER))
+    await settled()
+    assert plugin.kept.values == before
+    assert world.requests == []
+
+
+@pytest.mark.parametrize("known", ["list", "subscription", "both"])
+async def test_who_is_no_stranger_is_heard(known: str, world: World) -> None:
+    """Whoever's lists we have asked for, or who lets us see when they are there."""
+    client, plugin = await online(world, "rosa")
+    if known == "list":
+        await plugin.sessions.update_device_list(MODERN, STRANGER, {9: None})
+    elif known == "subscription":
+        plugin.kept.values[f"/slixmpp/subscribed/{STRANGER}/{OLD}"] = True
+    else:
+        client.client_roster.add(STRANGER, ato=True, afrom=True)
+    for device in (7, 8):
+        client.receive(event(listed(f"<device id='{device}'/>"), STRANGER))
+    await settled()
+    active = {
+        each: plugin.kept.values[f"/devices/{STRANGER}/{each}/active"][MODERN]
+        for each in plugin.kept.values[f"/devices/{STRANGER}/list"]
+    }
+    assert active.pop(8)
+    assert not active.get(7, False)
+
+
+async def test_a_strangers_list_is_asked_for_when_it_is_needed(world: World) -> None:
+    client, plugin = await online(world, "rosa")
+    devices = "<devices xmlns='urn:xmpp:omemo:2'><device id='7'/></devices>"
+    world.items[STRANGER, DEVICES] = {"current": xml(devices)}
+    client.receive(event(listed("<device id='8'/>"), STRANGER))
+    await settled()
+    await plugin.refresh_device_lists({JID(STRANGER)})
+    assert plugin.kept.values[f"/devices/{STRANGER}/list"] == [7]
+    client.receive(event(listed("<device id='7'/>", "<device id='8'/>"), STRANGER))
+    await settled()
+    assert sorted(plugin.kept.values[f"/devices/{STRANGER}/list"]) == [7, 8]
 
 
 async def test_our_own_list_that_is_removed_is_published_again(world: World) -> None:

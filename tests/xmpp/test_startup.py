@@ -332,6 +332,7 @@ async def test_others_lists_are_taken_in_or_left(
     client = world.client("rosa")
     plugin = client.plug(OurPlugin)
     await client.bind()
+    client.client_roster.add(PETER.bare, ato=True)
     failures: list[Exception] = []
     client.exception = failures.append  # type: ignore[method-assign]
     client.receive(UPDATE.format(item))
