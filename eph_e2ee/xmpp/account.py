@@ -2,14 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Final, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar, cast
 from xml.etree.ElementTree import Element
 
 import omemo
 from omemo.session_manager import NoEligibleDevices as NobodyEligible
 from omemo.storage import Storage
 from slixmpp import JID, ClientXMPP
-from slixmpp.plugins.base import PluginManager, register_plugin
 
 from eph_e2ee.errors import LocalProtocolError, NotConnected, Reason, RemoteProtocolError
 from eph_e2ee.model import BareJid, DeviceId, MessageId, Untrusted
@@ -29,12 +28,16 @@ from eph_e2ee.xmpp.lifecycle import Lifecycle
 from eph_e2ee.xmpp.members import Audience, Members
 from eph_e2ee.xmpp.omemo import XEP_0384
 from eph_e2ee.xmpp.parcel import MODERN, OLD, Opened, fingerprint, written
+from eph_e2ee.xmpp.registry import registered
 from eph_e2ee.xmpp.sce import XEP_0420
 from eph_e2ee.xmpp.sealing import Sealed
 from eph_e2ee.xmpp.servertime import ServerTime
 from eph_e2ee.xmpp.stanzas import Arrival, address, outer_message
 from eph_e2ee.xmpp.trust import UNASKED
 from eph_e2ee.xmpp.vault_omemo import VaultOmemo
+
+if TYPE_CHECKING:
+    from slixmpp.plugins.base import PluginManager
 
 __all__ = ["Account", "Audience", "Client"]
 
@@ -121,17 +124,13 @@ class Account:
             raise LocalProtocolError(
                 "the client has a chat already, or an XEP-0384 plugin of its own"
             )
-        for plugin in (XEP_0420, XEP_0466, VaultOmemo):
-            register_plugin(plugin)
         added = [name for name in NEIGHBOURS if name not in client.plugin]
-        for name in added:
-            client.register_plugin(name)
-        for plugin in (XEP_0420, VaultOmemo):
-            register_plugin(plugin)
-        client.register_plugin("xep_0420")
-        cast("XEP_0466", client.plugin.get("xep_0466", None)).encrypting = True
         trust = {"blind_trust": blind_trust, "decide": decide, "untrusted": untrusted}
-        client.register_plugin("xep_0384", {"storage": storage, **trust})
+        with registered(XEP_0420, XEP_0466, VaultOmemo):
+            for name in (*added, "xep_0420"):
+                client.register_plugin(name)
+            cast("XEP_0466", client.plugin.get("xep_0466", None)).encrypting = True
+            client.register_plugin("xep_0384", {"storage": storage, **trust})
         envelopes = cast("XEP_0420", client.plugin.get("xep_0420", None))
         envelopes.now = now
         encryption = cast("XEP_0384", client.plugin.get("xep_0384", None))

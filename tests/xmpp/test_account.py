@@ -10,6 +10,7 @@ import omemo
 import pytest
 from omemo.session_manager import NoEligibleDevices as NobodyEligible
 from omemo.session_manager import StillUndecided, TrustDecisionFailed
+from slixmpp.plugins.base import PLUGIN_REGISTRY, register_plugin
 
 from eph_e2ee.errors import (
     NoEligibleDevices,
@@ -23,6 +24,8 @@ from eph_e2ee.model import BareJid, MessageId
 from eph_e2ee.vault.ratchets import Ratchets
 from eph_e2ee.xmpp.account import Account
 from eph_e2ee.xmpp.parcel import MODERN, OLD
+from eph_e2ee.xmpp.registry import registered
+from eph_e2ee.xmpp.vault_omemo import VaultOmemo
 from tests.xmpp.clients import OurPlugin
 from tests.xmpp.test_servertime import traces
 
@@ -288,6 +291,33 @@ async def test_detaching_leaves_a_client_as_it_was(
         assert events.get(event, 0) == before[1].get(event, 0)
     assert out_filters(client) == filters
     assert scheduled == before[2]
+
+
+async def test_the_applications_own_classes_stay_registered(world: World, vault: Vault) -> None:
+    """Another client of the process that enables them by name gets them, and not the vault's."""
+    register_plugin(OurPlugin)
+    own = dict(PLUGIN_REGISTRY)
+    first, second = world.client("rosa"), world.client("peter")
+    Account.attached(first, Ratchets(vault), blind_trust=True, now=lambda: 1.0)
+    assert PLUGIN_REGISTRY["xep_0384"] is OurPlugin
+    assert {name: PLUGIN_REGISTRY[name] for name in own} == own
+    second.register_plugin("xep_0384")
+    assert type(second.plugin.get("xep_0384", None)) is OurPlugin
+    assert type(first.plugin.get("xep_0384", None)) is VaultOmemo
+
+
+def test_a_name_that_nobody_has_registered_stays_free() -> None:
+    """Also where a plugin cannot be made."""
+
+    class Unregistered(OurPlugin):
+        name = "xep_of_this_test"
+
+    with registered(Unregistered):
+        assert PLUGIN_REGISTRY["xep_of_this_test"] is Unregistered
+    assert "xep_of_this_test" not in PLUGIN_REGISTRY
+    with pytest.raises(ZeroDivisionError), registered(Unregistered):
+        _ = 1 / 0
+    assert "xep_of_this_test" not in PLUGIN_REGISTRY
 
 
 def out_filters(client: TestClient) -> list[Any]:
