@@ -173,8 +173,8 @@ class Chat(Peers):
             elements: other children of the envelope's content, each with a namespace of its own.
 
         Raises:
-            LocalProtocolError: nothing to send, an element or a timer that cannot be sent, or a
-                private message through a room.
+            LocalProtocolError: nothing to send, more than 80 KiB, an element or a timer that cannot
+                be sent, or a private message through a room.
             NotSent: no session, no device to encrypt to, or trust undecided. Nothing left.
             VaultError: nothing left, and nothing was half done.
         """

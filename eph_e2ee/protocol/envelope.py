@@ -21,6 +21,7 @@ from eph_e2ee.protocol.iqheader import IqHeader
 from eph_e2ee.protocol.xml import Element
 
 __all__ = [
+    "MAX_BUILT",
     "MAX_JID",
     "MAX_PADDING",
     "MINIMUM_SIZE",
@@ -44,6 +45,11 @@ said of the timer about as many, so short texts, receipts and changes of the tim
 
 MAX_PADDING = 200
 """Characters at random on top of the minimum: "between 0 and 200" (XEP-0420 section 4)."""
+
+MAX_BUILT = 80 * 1024
+"""Bytes of the largest envelope that we write. Prosody and ejabberd end the stream of a client that
+sends a stanza of more than 256 KiB. In base64, and beside its text once more for legacy OMEMO, this
+takes 214 KiB at most, and leaves room for the keys of a hundred devices. Others' may be larger."""
 
 MAX_JID = 3071
 """Bytes of the longest JID: three parts of 1023 and two separators (RFC 7622 section 3.1)."""
@@ -161,7 +167,8 @@ def build(
 
     Raises:
         LocalProtocolError: an element has no namespace, is processed by servers or cannot be
-            written, the time is naive, or the whole is over a limit of `xml`.
+            written, the time is naive, or the whole is larger than `MAX_BUILT` or over a limit of
+            `xml`.
     """
     if time.tzinfo is None:
         raise LocalProtocolError("give the time with its zone, for example datetime.now(UTC)")
@@ -319,6 +326,10 @@ def _written(element: Element) -> bytes:
 
 
 def _padding(size: int, random: Callable[[int], bytes]) -> bytes:
+    if size + MAX_PADDING > MAX_BUILT:
+        raise LocalProtocolError(
+            f"split the content: above {MAX_BUILT // 1024} KiB servers end the stream"
+        )
     # The remainder of 64 random bits is even over 201 lengths to one part in 2**56.
     extra = int.from_bytes(random(8)) % (MAX_PADDING + 1)
     return random(max(0, MINIMUM_SIZE - size) + extra).translate(_ALPHABET)

@@ -226,6 +226,23 @@ def test_what_may_not_stand_in_content_is_our_own_error(element: Element) -> Non
     assert caught.value.__cause__ is None
 
 
+def test_what_servers_would_end_the_stream_for_is_not_built() -> None:
+    """Prosody and ejabberd do so above 256 KiB, keys and a text for legacy OMEMO included."""
+    largest = envelope.MAX_BUILT - envelope.MAX_PADDING
+    fixed = len(written(GOOD)) + len("<body xmlns='jabber:client'></body>") + 100
+    assert len(built(body("x" * (largest - fixed)))) <= envelope.MAX_BUILT
+    with pytest.raises(LocalProtocolError, match="split the content") as caught:
+        built(body("x" * largest))
+    assert "xxx" not in str(caught.value)
+    assert 2 * envelope.MAX_BUILT * 4 / 3 < 256 * 1024 - 40_000
+
+
+def test_others_may_write_larger_ones() -> None:
+    text = "x" * 2 * envelope.MAX_BUILT
+    data = written(GOOD, f"<body xmlns='jabber:client'>{text}</body>")
+    assert envelope.read(data).content[0].text == text
+
+
 def test_an_origin_id_may_stand_inside() -> None:
     opened = envelope.read(built(Element("{urn:xmpp:sid:0}origin-id", {"id": "1"})))
     assert [element.tag for element in opened.content] == ["{urn:xmpp:sid:0}origin-id"]
