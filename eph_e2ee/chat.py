@@ -162,6 +162,11 @@ class Chat(Peers):
     ) -> Message:
         """Send a message, encrypted; it returns once the message is archived and handed over.
 
+        With slixmpp's `xep_0198` it is `UNSENT` until the server acknowledges it. Without, `SENT`
+        means handed to slixmpp's stream: what a broken connection loses counts as sent. Close the
+        chat before `client.disconnect()`. One that is canceled may stay in the archive, unsent:
+        `unsent` has it, to be resent or erased.
+
         In a room it is for all members, here or not, and everybody in it; those that have no usable
         device are left out, and named by `Message.left_out` and `ephemeral_skipped`.
 
@@ -270,6 +275,8 @@ class Chat(Peers):
 
     async def unsent(self) -> list[Message]:
         """Messages of ours that may not have left, after a crash; see `Message.resend`.
+
+        Those whose sending was canceled are among them. They stay until they are resent or erased.
 
         Raises:
             VaultError: the archive cannot be read.

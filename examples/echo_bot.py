@@ -24,6 +24,7 @@ async def echo(message: eph_e2ee.Message) -> None:
 
 async def main(jid: str, password: str, vault: str) -> None:
     client = slixmpp.ClientXMPP(jid, password)
+    client.register_plugin("xep_0198")  # else what a broken connection lost counts as sent
     async with eph_e2ee.attach(client, vault=vault, timer=timedelta(days=1)):
         client.add_event_handler("ephemeral_message", echo)
         client.add_event_handler("session_start", lambda _: client.send_presence())

@@ -103,6 +103,9 @@ async def test_the_bot_echoes_in_secret_and_forgets(
             )
             await chat.send(bot.jid, "an echo, please", timer=timedelta(hours=1))
             echo = await heard.next()
+            # What the server acknowledges of the first echo comes to the bot before this does.
+            await chat.send(bot.jid, "once more, please")
+            await heard.next()
     finally:
         process.send_signal(signal.SIGINT)
         printed, _ = await asyncio.wait_for(process.communicate(), 20)
@@ -111,15 +114,19 @@ async def test_the_bot_echoes_in_secret_and_forgets(
     assert echo.encrypted_with == "urn:xmpp:omemo:2"
     assert b"an echo, please" not in wire.record + printed
     assert process.returncode == 0, printed.decode()
-    assert in_the_vault(tmp_path / "bot", rosa) == {
+    left = in_the_vault(tmp_path / "bot", rosa)
+    both_read = {
         (Direction.INCOMING, Phase.RUNNING, 3600),
         (Direction.OUTGOING, Phase.RUNNING, 3600),
         (Direction.INCOMING, Phase.READ, None),
     }
+    assert both_read <= left
+    # The last echo's acknowledgement may still have been on its way.
+    assert left - both_read <= {(Direction.OUTGOING, Phase.UNSENT, 3600)}
 
 
 def in_the_vault(folder: Path, peer: Account) -> set[tuple[Direction, Phase, int | None]]:
-    """What the bot has left: both messages, read and counting down; and the line of the change."""
+    """What the bot has left: messages, read and counting down; and the line of the change."""
     opened = Vault.open(folder, clock=Clock())
     try:
         entries = opened.transact_sync(lambda vault: vault.entries(BareJid(peer.jid), None, 10))
