@@ -187,5 +187,5 @@ def test_f30_we_write_no_zero_and_no_garbage(timer: int) -> None:
 
 @pytest.mark.parametrize("timer", [5, 0, 2.5, "7d", True, None])
 def test_a_number_is_no_timer_of_an_application(timer: Any) -> None:
-    with pytest.raises(TypeError, match="timedelta"):
+    with pytest.raises(TypeError, match="give a timer as a timedelta"):
         ephemeral.seconds(timer)
