@@ -24,20 +24,22 @@ def require_owner(vault: Vault, account: BareJid) -> None:
     """See that a vault is an account's, and have it keep that where nobody has attached with it.
 
     Raises:
-        LocalProtocolError: it is another account's, by what it keeps or by its OMEMO identity.
+        LocalProtocolError: it is another account's, by what it keeps or, where it does not say so,
+            by its OMEMO identity.
         VaultError: it cannot be read or written.
     """
 
     def work(transaction: Transaction) -> None:
         owner = transaction.value(OWNER)
-        if owner not in (None, account) or not has_device(
+        if owner == account:
+            return
+        if owner is not None or not has_device(
             account, lambda key: transaction.value(PREFIX + key)
         ):
             raise LocalProtocolError(
                 "the vault belongs to another account: attach with a folder of its own"
             )
-        if owner is None:
-            transaction.put_value(OWNER, account)
+        transaction.put_value(OWNER, account)
 
     vault.transact_sync(work)
 
