@@ -359,16 +359,16 @@ class Startup(Routing, metaclass=ABCMeta):
         Anybody can send them; they are kept for ever, and keys are fetched for them. A stranger's
         lists are asked for when they are needed. One after the other, so that none overtakes.
         """
-        jid, roster = JID(sender.bare), self.xmpp.client_roster
+        jid, roster, storage = JID(sender.bare), self.xmpp.client_roster, self.gate.storage
         async with self._hearing:
             if jid == self.xmpp.boundjid.bare:
                 return True
             if roster.has_jid(jid) and roster[jid]["subscription"] in ("to", "both"):
                 return True
-            if not (await self.storage.load_list(f"/devices/{jid}/list", int)).is_nothing:
+            if not (await storage.load_list(f"/devices/{jid}/list", int)).is_nothing:
                 return True
             keys = (f"/slixmpp/subscribed/{jid}/{namespace}" for namespace in NODES)
-            known = [await self.storage.load_primitive(key, bool) for key in keys]
+            known = [await storage.load_primitive(key, bool) for key in keys]
             return not all(each.is_nothing for each in known)
 
     @contained
