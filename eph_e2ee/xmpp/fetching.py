@@ -4,13 +4,13 @@ import asyncio
 import functools
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import omemo
 from omemo.types import DeviceList
 from slixmpp_omemo.base_session_manager import BaseSessionManager
 
-from eph_e2ee.xmpp.gate import Absent, Gate, Unit
+from eph_e2ee.xmpp.gate import Absent, Gate, Name, Unit
 
 __all__ = ["Fetching"]
 
@@ -23,9 +23,17 @@ MAXIMUM_KEYS = 1024
 whoever makes up devices keeps no key from anybody else (F41)."""
 
 
+FAILURES: Final[dict[object, type[omemo.OMEMOException]]] = {
+    "bundle": omemo.BundleDownloadFailed,
+    "devices": omemo.DeviceListDownloadFailed,
+}
+"""What python-omemo expects of downloads that fail, by the first part of their names."""
+
+
 class Fetching(BaseSessionManager):
     """The part of the session manager that downloads; `sessions.Sessions` is the rest."""
 
+    _opening: bool
     gate: ClassVar[Gate]
     own_bare_jid: ClassVar[str]
     network: ClassVar[type[BaseSessionManager]]
@@ -84,10 +92,17 @@ class Fetching(BaseSessionManager):
                 and all(_failed(unit, each, jid, device) for each in namespaces[:place])
             )
 
-    def _at_hand(self, unit: Unit, name: tuple[object, ...]) -> bool:
-        """Whether an operation has what it wants to download, if only from the one before it."""
-        if name not in unit.fetched and (kept := self.gate.downloads.get(name)) is not None:
+    def _at_hand(self, unit: Unit, name: Name) -> bool:
+        """Whether an operation has what it wants to download, if only from the one before it.
+
+        Where others have us download it, a message that is being opened, it goes on without what
+        could not be had a moment ago. Whoever asks for something himself does ask again.
+        """
+        downloads = self.gate.downloads
+        if name not in unit.fetched and (kept := downloads.get(name)) is not None:
             unit.fetched[name] = kept
+        if name not in unit.fetched and self._opening and downloads.get(_in_vain(name)):
+            unit.fetched[name] = FAILURES[name[0]]("it could not be had a moment ago")
         return name in unit.fetched
 
     async def _downloaded(self, namespace: str, bare_jid: str, device_id: int) -> omemo.Bundle:
@@ -96,6 +111,7 @@ class Fetching(BaseSessionManager):
             async with asyncio.timeout(PATIENCE):
                 bundle = await self.network._download_bundle(namespace, bare_jid, device_id)
         except TimeoutError:
+            self._note_in_vain(("bundle", namespace, bare_jid, device_id), bare_jid)
             raise omemo.BundleDownloadFailed("the server does not answer") from None
         if bare_jid != self.own_bare_jid:
             self.gate.downloads.keep(("bundle", namespace, bare_jid, device_id), bundle)
@@ -107,33 +123,26 @@ class Fetching(BaseSessionManager):
             async with asyncio.timeout(PATIENCE):
                 return await self.network._download_device_list(namespace, bare_jid)
         except (omemo.DeviceListDownloadFailed, TimeoutError) as failure:
-            if bare_jid != self.own_bare_jid:
-                self.gate.downloads.keep(_in_vain(namespace, bare_jid), value=True)
+            self._note_in_vain(("devices", namespace, bare_jid), bare_jid)
             if isinstance(failure, omemo.DeviceListDownloadFailed):
                 raise
         raise omemo.DeviceListDownloadFailed("the server does not answer")
 
-    def _spare(self, namespace: str, bare_jid: str) -> None:
-        """Have an operation go on without a list that could not be had a moment ago.
-
-        That is for what others have us do. Whoever asks for a list himself does ask again.
-        """
-        unit = self.gate.unit
-        if unit is not None and self.gate.downloads.get(_in_vain(namespace, bare_jid)):
-            failure = omemo.DeviceListDownloadFailed("it could not be had a moment ago")
-            unit.fetched.setdefault(("devices", namespace, bare_jid), failure)
+    def _note_in_vain(self, name: Name, bare_jid: str) -> None:
+        if bare_jid != self.own_bare_jid:
+            self.gate.downloads.keep(_in_vain(name), value=True)
 
     async def update_device_list(
         self, namespace: str, bare_jid: str, device_list: DeviceList
     ) -> None:
         """Take a list in as python-omemo does; whoever has sent one can be asked again."""
-        self.gate.downloads.forget(_in_vain(namespace, bare_jid))
+        self.gate.downloads.forget(_in_vain(("devices", namespace, bare_jid)))
         await super().update_device_list(namespace, bare_jid, device_list)
 
 
-def _in_vain(namespace: str, bare_jid: str) -> tuple[object, ...]:
-    """What is kept, among downloads, of a list that could not be had."""
-    return "no devices", namespace, bare_jid
+def _in_vain(name: Name) -> Name:
+    """What is kept, among downloads, of one that could not be had."""
+    return "in vain", *name
 
 
 def _failed(unit: Unit, namespace: str, jid: str, device: int) -> bool:

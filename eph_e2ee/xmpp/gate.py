@@ -28,7 +28,7 @@ from eph_e2ee.xmpp.gathered import Gathered
 from eph_e2ee.xmpp.together import together
 from eph_e2ee.xmpp.uploads import Uploads
 
-__all__ = ["Absent", "Gate", "Pending", "Transactional", "Unit"]
+__all__ = ["Absent", "Gate", "Name", "Pending", "Transactional", "Unit"]
 
 log = logging.getLogger(__name__)
 

@@ -338,8 +338,6 @@ class Sessions(Trusting, Fetching):
             listed = await self._listed(namespace, bare_jid)
             return self._latest.came(namespace, bare_jid, listed)
 
-        if self._opening:
-            self._spare(namespace, bare_jid)
         newest: Arrived = await self._fetched(("devices", namespace, bare_jid), download)
         return newest.listed
 

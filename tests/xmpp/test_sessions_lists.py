@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from omemo.session_manager import DeviceListDownloadFailed
+from omemo.session_manager import DeviceListDownloadFailed, SenderNotFound
 
 from eph_e2ee.xmpp import fetching
 from eph_e2ee.xmpp.downloads import FRESH, Downloads
@@ -69,6 +69,22 @@ async def test_a_mute_server_is_waited_for_once(
     for _ in range(3):
         await refused(rosa, message)
     assert asked(anna) == before + 1
+
+
+async def test_a_mute_server_is_waited_for_once_for_a_bundle(
+    rosa: Person, anna: Person, message: omemo.Message, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list is had, and names the device, whose key is not."""
+
+    async def listed(namespace: str, jid: str) -> dict[int, None]:
+        assert jid == anna.jid
+        return {anna.device: None} if namespace == MODERN else {}
+
+    monkeypatch.setattr(anna.server, "devices", listed)
+    for _ in range(3):
+        with pytest.raises(SenderNotFound):
+            await rosa.decrypt(message)
+    assert anna.server.downloads.count((MODERN, anna.jid, anna.device)) == 1
 
 
 async def test_it_is_asked_again_after_a_while(
