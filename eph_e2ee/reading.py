@@ -34,9 +34,9 @@ UNTOLD: Final = "untold reads"
 PORTION: Final = 50
 """Messages that one envelope marks: some 5 kB."""
 
-LONGEST: Final = 16 * 1024
-"""Characters of their ids, and of whose they are: a peer chooses them, and whichever it chooses,
-servers take the stanza."""
+LONGEST: Final = 8 * 1024
+"""Characters of their ids, and of whose they are: a peer chooses them, and whichever it chooses, an
+envelope takes them (`envelope.MAX_BUILT`). In XML one may be six."""
 
 Unread = tuple[BareJid, MessageId, int]
 """The conversation, the message, and when it was read, in milliseconds since the epoch."""

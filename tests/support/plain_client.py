@@ -16,7 +16,7 @@ from omemo.storage import Just, Maybe, Nothing, Storage
 from slixmpp import JID
 from slixmpp.plugins.base import register_plugin
 
-from eph_e2ee import XEP_0384, RemoteProtocolError
+from eph_e2ee import XEP_0384, XEP_0420, XEP_0466, RemoteProtocolError
 from tests.support.client import Happenings, connect, disconnect, new_client
 from tests.support.clock import ManualSource
 
@@ -89,6 +89,8 @@ class PlainClient:
         Without presence the server keeps what has waited, until `become_available`.
         """
         self.client = new_client(self.account)
+        for plugin in (XEP_0420, XEP_0466):
+            register_plugin(plugin)
         for name in self.plugins:
             self.client.register_plugin(name)
         # The registry is global and by name: the last one registered is what a client gets.
