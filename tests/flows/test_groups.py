@@ -166,6 +166,7 @@ async def test_one_whose_server_is_mute_holds_up_nobody(
     town: Town, world: Rooming, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """F41: its device list cannot be had, for which the messages of others wait a moment."""
+    monkeypatch.setattr(devices, "PATIENCE", 0.1)
     rosa, peter = await town.party("rosa"), await town.party("peter")
     mute = "mute@mute.example"
     world.lists["member"] = [peter.jid, mute]

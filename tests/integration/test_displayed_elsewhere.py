@@ -144,6 +144,8 @@ async def test_a_device_of_another_make_tells_by_the_server_alone(
     for text in ("first", "second", "third"):
         await peter.chat.send(phone.jid, text, timer=HOUR)
     second = [await phone.hear() for _ in range(3)][1]
+    for _ in range(3):
+        await desk.hear()
     for each in (phone, desk):
         each.clock.advance(100)
     item = f"<item id='{peter.jid}'>{displayed(phone.jid, archive_id(second))}</item>"

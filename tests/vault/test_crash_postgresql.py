@@ -183,9 +183,13 @@ def test_f12_without_sealing_anew_what_was_in_flight_would_open(
 ) -> None:
     """So the search for rows that were never committed knows how to find them."""
     monkeypatch.setattr(Keeper, "must_reseal", property(lambda _: False))
-    numbers = range(undisturbed.inserted, undisturbed.inserted + 3)
-    tried = look_at(witnessed, tmp_path, [Crash(number, answered=True) for number in numbers])
-    assert {each.rpartition("that was ")[2] for each in tried.findings} == {"never stored opens"}
+    findings: list[str] = []
+    for start in range(undisturbed.inserted, undisturbed.inserted + 9, 3):
+        crashes = [Crash(number, answered=True) for number in range(start, start + 3)]
+        findings = look_at(witnessed, tmp_path, crashes).findings
+        if findings:
+            break  # whether a row was in flight at a crash is the machine's doing as well
+    assert {each.rpartition("that was ")[2] for each in findings} == {"never stored opens"}
 
 
 def look_at(server: Server, folder: Path, crashes: Iterable[Crash]) -> Tried:
