@@ -266,7 +266,7 @@ class Incoming:
                 if len(fresh) == 1:
                     # No traceback: it would quote the exception's text.
                     name = type(error).__name__
-                    log.error("a message could not be opened: %s", name)  # noqa: TRY400
+                    log.error("a message could not be opened: %s", name)  # noqa: TRY400 -- as said
                     fresh.popleft()
                 while len(fresh) > 1:  # whichever it was, the others open without it
                     await self._open(deque([fresh[0]]), sink)

@@ -10,7 +10,8 @@ import omemo
 from omemo.types import DeviceList
 from slixmpp_omemo.base_session_manager import BaseSessionManager
 
-from eph_e2ee.xmpp.gate import Absent, Gate, Name, Unit
+from eph_e2ee.xmpp.gate import Absent, Gate, Unit
+from eph_e2ee.xmpp.uploads import Name
 
 __all__ = ["Fetching"]
 
@@ -38,7 +39,7 @@ class Fetching(BaseSessionManager):
     own_bare_jid: ClassVar[str]
     network: ClassVar[type[BaseSessionManager]]
 
-    async def _fetched(self, name: tuple[object, ...], fetch: Callable[[], Awaitable[Any]]) -> Any:
+    async def _fetched(self, name: Name, fetch: Callable[[], Awaitable[Any]]) -> Any:
         unit = self.gate.unit
         if unit is None:
             return await fetch()
@@ -58,7 +59,7 @@ class Fetching(BaseSessionManager):
         unit = self.gate.unit
         if unit is None:
             return
-        absent: dict[tuple[object, ...], Callable[[], Awaitable[Any]]] = {
+        absent: dict[Name, Callable[[], Awaitable[Any]]] = {
             ("bundle", *each): functools.partial(self._downloaded, *each)
             for each in wanted
             if not self._at_hand(unit, ("bundle", *each))

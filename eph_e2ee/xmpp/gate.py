@@ -26,9 +26,9 @@ from eph_e2ee.errors import EphemeralError, RemoteProtocolError
 from eph_e2ee.xmpp.downloads import Downloads
 from eph_e2ee.xmpp.gathered import Gathered
 from eph_e2ee.xmpp.together import together
-from eph_e2ee.xmpp.uploads import Uploads
+from eph_e2ee.xmpp.uploads import Name, Uploads
 
-__all__ = ["Absent", "Gate", "Name", "Pending", "Transactional", "Unit"]
+__all__ = ["Absent", "Gate", "Pending", "Transactional", "Unit"]
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +39,6 @@ Work = Callable[[Any], Any]
 MAXIMUM_FETCHES = 256
 """Rounds of downloads for one operation. Whoever needs more is publishing devices to slow us down;
 what is known to be needed together is one round."""
-
-Name = tuple[object, ...]
-"""What a download, or what waits for a commit, is known by."""
 
 
 @runtime_checkable

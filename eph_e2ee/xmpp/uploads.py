@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 
 import omemo
 
-__all__ = ["Uploads"]
+__all__ = ["Name", "Uploads"]
 
 Name = tuple[object, ...]
+"""What a download, or what waits for a commit, is known by."""
+
 Upload = Callable[[], Awaitable[None]]
 
 
