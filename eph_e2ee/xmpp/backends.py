@@ -69,6 +69,9 @@ class _Backend(Backend):
         self._standing = Standing(storage, self.namespace)
         self._beginning = self.beginning(_Beginning(storage, self.namespace))
 
+    # mypy sees abstract methods above; one of python-omemo's backends always stands there: hence
+    # the ignored `safe-super`.
+
     async def load_session(self, bare_jid: str, device_id: int) -> Any:
         """The session with a device; what was loaded before of it is not to be used any more."""
         session = self._standing.take(bare_jid, device_id)

@@ -59,6 +59,7 @@ class Encrypted(Message):
     parted = False
 
     def __copy__(self) -> "Encrypted":
+        # slixmpp's copy is of the class that is copied, and says less.
         copied: Encrypted = super().__copy__()  # type: ignore[assignment]
         copied.parted = self.parted
         return copied

@@ -59,12 +59,14 @@ class Invalid(RemoteProtocolError, ValueError):
     """What was opened breaks a rule: its envelope, or the text of its body."""
 
 
+# Their bases disagree on attributes that nobody reads of this one: hence the ignored `misc`.
 class MalformedElement(RemoteProtocolError, XMLSchemaValidationError):  # type: ignore[misc]
     """Its OMEMO element is none; slixmpp-omemo says so with xmlschema's error, a ValueError."""
 
     def __init__(self, reason: Reason) -> None:
         # xmlschema's own __init__ would quote the element.
         ValueError.__init__(self, reason.value)
+        # It says so that there is none, which xmlschema's types do not foresee.
         self.validator = None  # type: ignore[assignment]
         self.obj = self.elem = self.source = self.namespaces = None
         self.reason = reason

@@ -91,6 +91,7 @@ def _is_copied(stanza: StanzaBase) -> bool:
         if count > MAX_ITEMS:
             return False
         if count > 1:
+            # slixmpp leaves the constructor without types.
             Message(stanza.stream).values = stanza.values  # type: ignore[no-untyped-call]
     except Exception:  # noqa: BLE001 -- whatever the reading of any part raises
         return False

@@ -115,5 +115,5 @@ def test_counters(tmp_path: Path) -> None:
     ("value", "at_least", "met"),
     [(2.0, True, True), (1.99, True, False), (2.0, False, True), (2.01, False, False)],
 )
-def test_verdict(value: float, at_least: bool, met: bool) -> None:  # noqa: FBT001
+def test_verdict(value: float, at_least: bool, met: bool) -> None:  # noqa: FBT001 -- a case, no switch
     assert Target("anything", value, 2, at_least).met is met

@@ -197,7 +197,7 @@ async def of_another_make(
     monkeypatch.setattr(
         envelopes,
         "build",
-        lambda content, *, to, header: build(content, to=to),  # noqa: ARG005
+        lambda content, *, to, header: build(content, to=to),  # noqa: ARG005 -- the signature of what it stands for
     )
     return party
 

@@ -191,7 +191,7 @@ async def test_a_letter_of_our_own_device_has_been_sent(peter: Party, town: Town
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_the_line_of_a_change_does_not_disappear(own: bool) -> None:  # noqa: FBT001
+def test_the_line_of_a_change_does_not_disappear(own: bool) -> None:  # noqa: FBT001 -- a case, no switch
     """Signal#5628."""
     change = TimerChange(ROSA, Seconds(60), None, ROSA, DeviceId(7), own=own)
     line = line_of(change, MessageId("7"), 5.0)

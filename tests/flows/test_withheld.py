@@ -292,7 +292,7 @@ async def test_copies_take_no_place(town: Town, rosa: Party, peter: Party) -> No
         stanza = client.make_message(mto=peter.jid, mbody="legacy", mtype="chat")
         encrypted, _ = await plugin.encrypt_message(stanza, JID(peter.jid))
         legacy = town.world.carry(encrypted, client, peter.client).xml
-        await receive(peter, legacy, large(fromstring(tostring(legacy)), 10))  # noqa: S314
+        await receive(peter, legacy, large(fromstring(tostring(legacy)), 10))  # noqa: S314 -- the test's own text
     assert await waiting(peter) == 3
     await receive(peter, await sealed(rosa, peter, body("second"), number=1))
     await trust(peter, rosa)

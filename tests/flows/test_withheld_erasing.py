@@ -64,7 +64,7 @@ async def test_what_another_device_of_ours_has_written(town: Town) -> None:
     for one, other in ((phone, rosa), (desk, rosa), (phone, desk)):
         await acquaint(one, other)
     await phone.chat.send(rosa.jid, "from the phone")
-    xml = fromstring(tostring(phone.client.sent[-1].xml))  # noqa: S314
+    xml = fromstring(tostring(phone.client.sent[-1].xml))  # noqa: S314 -- the test's own text
     xml.set("from", phone.client.boundjid.full)
     carbon = Element("{jabber:client}message", {"from": desk.jid, "to": desk.jid})
     sent = SubElement(carbon, "{urn:xmpp:carbons:2}sent")

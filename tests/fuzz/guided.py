@@ -43,7 +43,7 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
 
 def _campaign(name: str, runs: int, folder: Path) -> Campaign:
     from tests.fuzz.campaign import Campaign  # noqa: PLC0415 -- instrumented by now
-    from tests.fuzz.targets import target  # noqa: PLC0415
+    from tests.fuzz.targets import target  # noqa: PLC0415 -- the same
 
     return Campaign(target(name), runs, folder)
 

@@ -50,5 +50,5 @@ def test_nothing_known_is_nothing_promised() -> None:
     ("label", "ours"),
     [(None, False), ("", False), ("Kaidan", False), ("eph_e2ee", True), ("bot (eph_e2ee)", True)],
 )
-def test_our_label(label: str | None, ours: bool) -> None:  # noqa: FBT001
+def test_our_label(label: str | None, ours: bool) -> None:  # noqa: FBT001 -- a case, no switch
     assert is_marked(label) is ours

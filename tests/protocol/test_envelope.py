@@ -119,8 +119,8 @@ AFFIXES = st.sampled_from(
 @given(st.lists(AFFIXES, max_size=6), st.booleans(), st.booleans())
 def test_any_affixes_verify_or_raise_the_one_remote_error(
     affixes: list[str],
-    group: bool,  # noqa: FBT001
-    strict: bool,  # noqa: FBT001
+    group: bool,  # noqa: FBT001 -- a case, no switch
+    strict: bool,  # noqa: FBT001 -- a case, no switch
 ) -> None:
     expected = replace(EXPECTED, group=group, strict_time=strict)
     try:
@@ -337,7 +337,7 @@ def test_a_message_for_a_room_is_none_for_us() -> None:
         ("9999-12-31T23:59:59Z", True),
     ],
 )
-def test_the_margin_holds_both_ways(stamp: str, off: bool) -> None:  # noqa: FBT001
+def test_the_margin_holds_both_ways(stamp: str, off: bool) -> None:  # noqa: FBT001 -- a case, no switch
     affixes = GOOD.replace("2026-07-01T12:00:00Z", stamp)
     assert verified(affixes) == ((Finding.WRONG_TIME,) if off else ())
     if off:

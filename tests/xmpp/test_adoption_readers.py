@@ -142,7 +142,7 @@ async def test_what_has_no_body_is_for_readers_of_envelopes(world: World) -> Non
     peter, theirs = await plugged(world, "peter", OurPlugin)
     await plugged(world, "karl", TheirPlugin)
     marker = rosa.make_message(mto=PETER, mtype="chat")
-    marker.xml.append(fromstring("<displayed xmlns='urn:xmpp:chat-markers:0' id='7'/>"))  # noqa: S314
+    marker.xml.append(fromstring("<displayed xmlns='urn:xmpp:chat-markers:0' id='7'/>"))  # noqa: S314 -- the test's own text
     karl = JID("karl@example.org")
     assert await ours.encrypt_message(marker, karl) == (None, frozenset())
     nobody = JID("nobody@example.org")

@@ -131,7 +131,7 @@ async def test_a_callback_that_fails_decides_nothing(caplog: pytest.LogCaptureFi
 
 
 @pytest.mark.parametrize("inside", [False, True])
-async def test_what_the_callback_sends_does_not_wait_for_itself(inside: bool) -> None:  # noqa: FBT001
+async def test_what_the_callback_sends_does_not_wait_for_itself(inside: bool) -> None:  # noqa: FBT001 -- a case, no switch
     """It may ask somebody by a message, in a task of its own or not."""
     heard: list[list[Device]] = []
 

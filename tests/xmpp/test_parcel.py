@@ -282,7 +282,7 @@ async def test_what_we_write_can_be_read(person: NewPerson) -> None:
     rosa, peter = await person("rosa"), await person("peter")
     await rosa.knows(peter)
     element = written(await rosa.encrypt(peter, b"an envelope"))
-    again = fromstring(tostring(element))  # noqa: S314
+    again = fromstring(tostring(element))  # noqa: S314 -- the test's own text
     share = own_share(again, peter.jid, peter.device)
     gained = await peter.gate.run(lambda: opened(peter.sessions, parsed(share, rosa.jid)))
     assert (gained.namespace, gained.plaintext) == (MODERN, b"an envelope")

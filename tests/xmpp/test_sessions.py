@@ -37,7 +37,7 @@ async def opened_again(recipient: Person, message: omemo.Message) -> bool:
     try:
         await recipient.decrypt(message)
     except omemo.OMEMOException as failure:
-        assert isinstance(failure.__cause__, DuplicateMessageException)  # noqa: PT017
+        assert isinstance(failure.__cause__, DuplicateMessageException)  # noqa: PT017 -- the cause is what counts
         return False
     return True
 

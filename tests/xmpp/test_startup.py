@@ -212,7 +212,7 @@ async def test_the_end_leaves_everything_as_it_was(
     world.failing = failing
     client.event("session_bind", client.boundjid)
     async with asyncio.timeout(10):
-        while not (RETRY in client.scheduled_events or account.omemo._running.is_set()):  # noqa: ASYNC110
+        while not (RETRY in client.scheduled_events or account.omemo._running.is_set()):  # noqa: ASYNC110 -- no event tells of it
             await asyncio.sleep(0)
     assert account.omemo._running.is_set() is not bool(failing)
     during = await traces(client)
