@@ -18,6 +18,9 @@ class Disk:
 
     It notes the name of whatever was synced, and what each synced file held then.
 
+    Attributes:
+        lost: of the write in which the power went, what did not reach the disk.
+
     Args:
         patch: what undoes it.
         bytes_left: after so many bytes the power goes, in the middle of a write if need be.
@@ -35,6 +38,7 @@ class Disk:
     ) -> None:
         self.writes = 0
         self.syncs = 0
+        self.lost = b""
         self.synced: list[bytes] = []
         self.synced_names: list[str] = []
         self._bytes_left = bytes_left
@@ -51,7 +55,8 @@ class Disk:
             allowed = allowed[: self._bytes_left]
             self._bytes_left -= len(allowed)
         written = self._pwrite(descriptor, allowed, offset)
-        if self._bytes_left is not None and written < len(memoryview(data)):
+        self.lost = bytes(memoryview(data)[written:])
+        if self._bytes_left is not None and self.lost:
             raise Crash
         return written
 
