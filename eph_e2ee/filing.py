@@ -1,12 +1,14 @@
 """What the archive takes of letters, inside of a work of the vault."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
+from eph_e2ee.clear import SHORTEST_CLEAR_TIMER
 from eph_e2ee.letters import Letter, line_of
 from eph_e2ee.model import Entry
 from eph_e2ee.protocol import lifetime
 from eph_e2ee.vault.archive import NewMessage, Transaction
-from eph_e2ee.vault.marking import Waiting
+from eph_e2ee.vault.marking import Waiting, mark_read
 
 __all__ = ["added"]
 
@@ -15,21 +17,34 @@ def added(vault: Transaction, letters: list[Letter], waiting: Waiting) -> list[E
     """Keep the messages, and the lines that tell of changes, with two statements for all."""
     new: list[NewMessage] = []
     places: list[int | None] = []
+    covered: list[tuple[int, float]] = []
     for letter in letters:
         if letter.change is not None:
             new.append(line_of(letter.change, letter.arrival.message_id, letter.sent_at))
         places.append(None if letter.message is None else len(new))
         if letter.message is not None:
-            new.append(_read_before(letter.message, waiting))
+            message = letter.message
+            for at, before in _reads(vault, message, waiting):
+                read = lifetime.step(message.lifetime, lifetime.Event.READ, at)
+                message = replace(message, lifetime=read)
+                if before:
+                    covered.append((len(new), at))
+            new.append(message)
         else:
             vault.remember(letter.replay_ids)
     entries = vault.add_many(new)
+    for place, at in covered:
+        mark_read(vault, entries[place].number, at, before=True)
+    if covered:  # some of those before may have come with it
+        entries = [vault.entry(each.number) or each for each in entries]
     return [None if place is None else entries[place] for place in places]
 
 
-def _read_before(message: NewMessage, waiting: Waiting) -> NewMessage:
-    """Start the timer of a message whose read has waited for it."""
-    at = waiting.take([name for name in message.replay_ids if isinstance(name, str)])
-    if at is None:
-        return message
-    return replace(message, lifetime=lifetime.step(message.lifetime, lifetime.Event.READ, at))
+def _reads(
+    vault: Transaction, message: NewMessage, waiting: Waiting
+) -> Iterator[tuple[float, bool]]:
+    """Yield when a message was read whose reads have waited, and whether all before it were."""
+    names = [name for name in message.replay_ids if isinstance(name, str)]
+    for heard in waiting.take(names):
+        # Where nobody has said when, a server has told it: no message that comes late is burned.
+        yield vault.now() + SHORTEST_CLEAR_TIMER if heard.at is None else heard.at, heard.before

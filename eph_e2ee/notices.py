@@ -13,7 +13,7 @@ from eph_e2ee.events import Delivered
 from eph_e2ee.letters import Letter, archive_name, id_name
 from eph_e2ee.model import BareJid, Delivery, Entry, MessageId
 from eph_e2ee.vault.archive import Transaction
-from eph_e2ee.vault.marking import Waiting, mark_delivered, mark_failed, mark_read
+from eph_e2ee.vault.marking import Heard, Waiting, mark_delivered, mark_failed, mark_read
 from eph_e2ee.vault.vault import Vault
 from eph_e2ee.xmpp.account import Account
 from eph_e2ee.xmpp.redaction import contained
@@ -120,7 +120,7 @@ class Notices:
             entry = vault.entry(number)
             if entry is None:
                 waiting = Waiting(vault)
-                waiting.add(archive_name(archive_id), at)
+                waiting.add(archive_name(archive_id), Heard(None, before=True))
                 waiting.write()
             elif entry.conversation == conversation:
                 mark_read(vault, number, at, before=True)
@@ -148,7 +148,7 @@ class Notices:
 def _read(vault: Transaction, name: str, at: float, waiting: Waiting, *, before: bool) -> None:
     number = vault.find(name)
     if number is None:
-        waiting.add(name, at)
+        waiting.add(name, Heard(at, before))
     else:
         mark_read(vault, number, at, before=before)
 

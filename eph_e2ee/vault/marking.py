@@ -8,7 +8,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 from eph_e2ee.errors import VaultDamaged
 from eph_e2ee.events import Delivered
@@ -18,6 +18,7 @@ from eph_e2ee.vault.archive import Transaction
 
 __all__ = [
     "MAXIMUM_WAITING",
+    "Heard",
     "Waiting",
     "is_read_until",
     "last_read",
@@ -36,6 +37,9 @@ MAXIMUM_BEFORE: Final = 1000
 WAITING: Final = "reads"
 """The value that keeps them."""
 
+COVERING: Final = "until "
+"""What the names begin with there of reads that are of all messages before theirs as well."""
+
 LOG = logging.getLogger(__name__)
 
 ORDER: Final = (
@@ -46,6 +50,18 @@ ORDER: Final = (
     Delivery.DISPLAYED,
 )
 """How far a message came, only ever further."""
+
+
+class Heard(NamedTuple):
+    """A read that has waited.
+
+    Attributes:
+        at: when it was, in seconds since the epoch; None where nobody has said.
+        before: whether all unread ones before it in its conversation were read, too.
+    """
+
+    at: float | None
+    before: bool = False
 
 
 class Waiting:
@@ -59,19 +75,22 @@ class Waiting:
         self._vault = vault
         self._before = self._reads = _waiting(vault)
 
-    def add(self, name: str, at: float) -> None:
+    def add(self, name: str, heard: Heard) -> None:
         """Let a read wait for the message with this replay id; of two, the earlier counts."""
-        earlier = min(at, self._reads.get(name, at))
-        others = {key: value for key, value in self._reads.items() if key != name}
+        key = COVERING + name if heard.before else name
+        others = {each: at for each, at in self._reads.items() if each != key}
         kept = list(others.items())[-MAXIMUM_WAITING + 1 :]
-        self._reads = {**dict(kept), name: earlier}
+        known = [at for at in (heard.at, self._reads.get(key)) if at is not None]
+        self._reads = {**dict(kept), key: min(known, default=None)}
 
-    def take(self, names: Iterable[str]) -> float | None:
-        """Return when a message with these replay ids was read, if a read has waited for it."""
-        found = [self._reads[name] for name in names if name in self._reads]
+    def take(self, names: Iterable[str]) -> list[Heard]:
+        """Return the reads that have waited for the message with these replay ids."""
+        keys = [(key, key != name) for name in names for key in (name, COVERING + name)]
+        found = [Heard(self._reads[key], before) for key, before in keys if key in self._reads]
         if found:
-            self._reads = {key: at for key, at in self._reads.items() if key not in set(names)}
-        return min(found, default=None)
+            taken = {key for key, _ in keys}
+            self._reads = {key: at for key, at in self._reads.items() if key not in taken}
+        return found
 
     def write(self) -> None:
         """Write down what waits now."""
@@ -206,7 +225,7 @@ def _told(vault: Transaction, conversation: BareJid, number: int, delivery: Deli
     return Delivered(number, conversation, delivery)
 
 
-def _waiting(vault: Transaction) -> dict[str, float]:
+def _waiting(vault: Transaction) -> dict[str, float | None]:
     """Return what waits; one value that is damaged must not close the way for every message."""
     try:
         return _reads(vault.value(WAITING))
@@ -215,9 +234,9 @@ def _waiting(vault: Transaction) -> dict[str, float]:
         return {}
 
 
-def _reads(text: str | None) -> dict[str, float]:
+def _reads(text: str | None) -> dict[str, float | None]:
     try:
         reads = {} if text is None else json.loads(text)
-        return {str(name): float(at) for name, at in reads.items()}
+        return {str(name): None if at is None else float(at) for name, at in reads.items()}
     except (ValueError, TypeError, AttributeError):
         raise VaultDamaged("the reads that wait for messages are damaged") from None

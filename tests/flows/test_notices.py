@@ -289,6 +289,31 @@ async def test_the_server_says_how_far_we_have_read(rosa: Party, peter: Party, t
     assert read.deadline <= peter.clock.now() + 60 + SHORTEST_CLEAR_TIMER
 
 
+async def test_the_server_tells_of_a_message_before_it_comes(
+    rosa: Party, peter: Party, town: Town, world: Shelves
+) -> None:
+    """XEP-0490; F31: however long before; all that were sent before it are read, and none burns."""
+    await rosa.chat.send(PETER, "before it", timer=MINUTE)
+    await town.deliver()
+    notices: Any = peter.chat._incoming._notices
+    await notices.displayed(ROSA, f"a{world._names + 4}")  # each goes into two archives
+    peter.passes(3600)
+    peter.offline()
+    await rosa.chat.send(PETER, "with it", timer=MINUTE)
+    await rosa.chat.send(PETER, "it", timer=MINUTE)
+    await rosa.chat.send(PETER, "later", timer=MINUTE)
+    await town.deliver()
+    peter.events["message"].clear()
+    await peter.online()
+    latest = peter.clock.now() + 60 + SHORTEST_CLEAR_TIMER
+    later, *others = (await peter.chat.history(ROSA))[:4]
+    assert (later.body, later.phase) == ("later", Phase.UNREAD)
+    assert [each.body for each in others] == ["it", "with it", "before it"]
+    assert [each.deadline for each in others] == [latest] * 3
+    phases = [message.phase for message in peter.events["message"]]
+    assert phases == [Phase.RUNNING, Phase.RUNNING, Phase.UNREAD]
+
+
 async def test_the_server_names_another_conversations_message(
     rosa: Party, peter: Party, town: Town
 ) -> None:

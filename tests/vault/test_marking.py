@@ -13,6 +13,7 @@ from eph_e2ee.protocol.lifetime import Event
 from eph_e2ee.vault import marking
 from eph_e2ee.vault.database import messages
 from eph_e2ee.vault.marking import (
+    Heard,
     Waiting,
     is_read_until,
     last_read,
@@ -33,22 +34,27 @@ if TYPE_CHECKING:
     from tests.support.clock import ManualClock
 
 
-def waits(*reads: tuple[str, float]) -> Callable[[Transaction], None]:
+def waits(*reads: tuple[str, float | None], before: bool = False) -> Callable[[Transaction], None]:
     """A work that lets reads wait."""
 
     def work(vault: Transaction) -> None:
         waiting = Waiting(vault)
         for name, at in reads:
-            waiting.add(name, at)
+            waiting.add(name, Heard(at, before))
         waiting.write()
 
     return work
 
 
-def takes(*names: str) -> Callable[[Transaction], float | None]:
-    """A work that asks for the read of a message with these ids."""
+def takes(*names: str) -> Callable[[Transaction], list[float | None]]:
+    """A work that asks for the reads of a message with these ids, and for when they were."""
+    return lambda vault: [heard.at for heard in takes_all(*names)(vault)]
 
-    def work(vault: Transaction) -> float | None:
+
+def takes_all(*names: str) -> Callable[[Transaction], list[Heard]]:
+    """A work that asks for the reads of a message with these ids."""
+
+    def work(vault: Transaction) -> list[Heard]:
         waiting = Waiting(vault)
         found = waiting.take(names)
         waiting.write()
@@ -102,10 +108,10 @@ def test_a_read_waits_for_its_message_also_across_the_end_of_the_process(
     vault.transact_sync(waits(("one", 1.5), ("two", 2.5)))
     vault.close_sync()
     again = opened(folder, clock)
-    assert again.transact_sync(takes("nobody's")) is None
-    assert again.transact_sync(takes("another", "one")) == 1.5
-    assert again.transact_sync(takes("one")) is None
-    assert again.transact_sync(takes("two")) == 2.5
+    assert again.transact_sync(takes("nobody's")) == []
+    assert again.transact_sync(takes("another", "one")) == [1.5]
+    assert again.transact_sync(takes("one")) == []
+    assert again.transact_sync(takes("two")) == [2.5]
     assert again.transact_sync(lambda tx: tx.value(marking.WAITING)) is None
     again.close_sync()
 
@@ -113,13 +119,31 @@ def test_a_read_waits_for_its_message_also_across_the_end_of_the_process(
 def test_of_two_reads_the_earlier_counts(vault: Vault) -> None:
     vault.transact_sync(waits(("one", 5.0), ("one", 3.0), ("two", 3.0)))
     vault.transact_sync(waits(("one", 9.0), ("two", 1.0)))
-    assert vault.transact_sync(takes("one")) == 3.0
-    assert vault.transact_sync(takes("two")) == 1.0
+    assert vault.transact_sync(takes("one")) == [3.0]
+    assert vault.transact_sync(takes("two")) == [1.0]
+
+
+def test_a_read_whose_time_is_known_counts_before_one_whose_time_is_not(vault: Vault) -> None:
+    vault.transact_sync(waits(("one", None), ("two", 5.0), ("three", None)))
+    vault.transact_sync(waits(("one", 5.0), ("two", None), ("three", None)))
+    assert [vault.transact_sync(takes(each)) for each in ("one", "two", "three")] == [
+        [5.0],
+        [5.0],
+        [None],
+    ]
+
+
+def test_a_read_of_all_before_waits_beside_one_of_a_message_alone(vault: Vault) -> None:
+    """F18: nobody has said that those before it were read as early as it was itself."""
+    vault.transact_sync(waits(("one", 3.0)))
+    vault.transact_sync(waits(("one", 9.0), before=True))
+    assert vault.transact_sync(takes_all("one")) == [Heard(3.0), Heard(9.0, before=True)]
+    assert vault.transact_sync(lambda tx: tx.value(marking.WAITING)) is None
 
 
 def test_a_message_with_two_ids_takes_both_reads_along(vault: Vault) -> None:
     vault.transact_sync(waits(("id", 5.0), ("archive", 3.0)))
-    assert vault.transact_sync(takes("id", "archive")) == 3.0
+    assert vault.transact_sync(takes("id", "archive")) == [5.0, 3.0]
     assert vault.transact_sync(lambda tx: tx.value(marking.WAITING)) is None
 
 
@@ -129,8 +153,9 @@ def test_of_too_many_reads_the_oldest_is_given_up(
     monkeypatch.setattr(marking, "MAXIMUM_WAITING", 3)
     vault.transact_sync(waits(("one", 1.0), ("two", 2.0), ("three", 3.0), ("one", 9.0)))
     vault.transact_sync(waits(("four", 4.0)))
-    assert vault.transact_sync(takes("two")) is None
-    assert [vault.transact_sync(takes(name)) for name in ("one", "three", "four")] == [1, 3, 4]
+    assert vault.transact_sync(takes("two")) == []
+    found = [vault.transact_sync(takes(name)) for name in ("one", "three", "four")]
+    assert found == [[1.0], [3.0], [4.0]]
 
 
 def test_the_list_is_bounded_however_many_reads_come(vault: Vault) -> None:
@@ -141,11 +166,11 @@ def test_the_list_is_bounded_however_many_reads_come(vault: Vault) -> None:
 
 
 def test_nothing_is_written_where_nothing_waits(vault: Vault) -> None:
-    assert vault.transact_sync(takes("one")) is None
+    assert vault.transact_sync(takes("one")) == []
     assert vault.transact_sync(lambda tx: tx.value(marking.WAITING)) is None
     vault.transact_sync(waits(("one", 1.0)))
     assert not vault.unsettled
-    assert vault.transact_sync(takes("two")) is None
+    assert vault.transact_sync(takes("two")) == []
     assert not vault.unsettled  # the old value would have had to be forgotten
 
 
@@ -153,13 +178,13 @@ def test_f38_a_damaged_list_stops_no_message(
     vault: Vault, caplog: pytest.LogCaptureFixture
 ) -> None:
     """F38: it is told, and left as it is until another read waits."""
-    for text in ("", "[]", "{", '{"one": "x"}', '{"one": null}', "7"):
+    for text in ("", "[]", "{", '{"one": "x"}', '{"one": []}', "7"):
         vault.transact_sync(partial(Records.put_value, key=marking.WAITING, text=text))
         caplog.clear()
 
         def work(tx: Transaction, text: str = text) -> None:
             waiting = Waiting(tx)
-            assert waiting.take(["one"]) is None
+            assert waiting.take(["one"]) == []
             waiting.write()
             assert tx.value(marking.WAITING) == text
 
