@@ -125,6 +125,7 @@ class Chat(Peers):
         self._expiry = Expiry(vault, gathering, clock, self._expired, account.server)
         lasting = (self._expiry.run(), self._reading.run(), self._withheld.begin())
         self._tasks = [account.start(each) for each in lasting]
+        self._closing: asyncio.Task[Erasure] | None = None
         self._listen(notices)
 
     def _letters(self, opt_outs: OptOuts) -> Letters:
@@ -311,9 +312,17 @@ class Chat(Peers):
     async def close(self) -> Erasure:
         """End every task, handler and feature, and close the vault. It can be called again.
 
+        What has begun goes on if this call is canceled. A handler of questions may call it, too,
+        which ends that handler.
+
         Returns:
             What became of erasures that were still gathered.
         """
+        if self._closing is None or _has_failed(self._closing):
+            self._closing = asyncio.ensure_future(self._close())
+        return await asyncio.shield(self._closing)
+
+    async def _close(self) -> Erasure:
         self._account.stop_listening()
         await self._questions.close()
         await self._catching_up.stop()
@@ -379,3 +388,7 @@ class Chat(Peers):
 
     def _expired(self, expired: Expired) -> None:
         self._account.emit("ephemeral_expired", expired)
+
+
+def _has_failed(task: asyncio.Task[Erasure]) -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)

@@ -145,10 +145,11 @@ class Peers:
     def on_iq(self, name: str, handler: Answerer) -> None:
         """Answer encrypted IQs with a payload of this name, `{namespace}local`; see `questions`.
 
-        The handler is a coroutine function. It gets a `Question` of anybody who can encrypt to us,
-        also a stranger, and returns an element, None, or a `Refusal`; what it raises is answered
-        with "internal-server-error". It is cancelled after a minute, and at the chat's end. Any
-        answer, like those that slixmpp gives by itself, shows that we are online.
+        The handler is a coroutine function, or a plain one that returns at once. It gets a
+        `Question` of anybody who can encrypt to us, also a stranger, and returns an element, None,
+        or a `Refusal`; what it raises is answered with "internal-server-error". It is cancelled
+        after a minute, and at the chat's end. Any answer, like those that slixmpp gives by itself,
+        shows that we are online.
 
         Raises:
             LocalProtocolError: the name has no namespace, or has a handler already.

@@ -46,7 +46,8 @@ UNKNOWN: Final = Refusal("service-unavailable")
 Reply = Element | Refusal | None
 """What a question is answered with: a payload, an error, or nothing, which is a result as well."""
 
-Answerer = Callable[[Question], Awaitable[Reply]]
+Answerer = Callable[[Question], Awaitable[Reply] | Reply]
+"""A coroutine function or a plain one, as slixmpp's handlers are."""
 
 
 @dataclass(slots=True)
@@ -144,4 +145,5 @@ async def within(clock: Clock, future: asyncio.Future[Any], seconds: float) -> b
 
 
 async def _run(answerer: Answerer, question: Question) -> Reply:
-    return await answerer(question)
+    reply = answerer(question)
+    return await reply if isinstance(reply, Awaitable) else reply

@@ -10,6 +10,7 @@ from xml.etree.ElementTree import Element
 import pytest
 
 from eph_e2ee import (
+    Erasure,
     LocalProtocolError,
     NoAnswer,
     NotConnected,
@@ -18,6 +19,7 @@ from eph_e2ee import (
     Refusal,
     VaultError,
 )
+from eph_e2ee.vault.vault import Vault
 from tests.flows.asking import (
     ENCRYPTED,
     ERROR,
@@ -309,3 +311,31 @@ async def test_the_end_of_a_chat_ends_questions(
     with pytest.raises((NotSent, VaultError)):
         await rosa.chat.iq(jid(peter), query())
     assert caplog.records == []
+
+
+async def test_a_handler_may_end_the_chat(rosa: Party, peter: Party) -> None:
+    """That ends the handler, and the chat wholly: its vault can be opened again."""
+
+    async def last(_: object) -> None:
+        await peter.chat.close()
+
+    answered(peter, last)
+    asking = asyncio.ensure_future(rosa.chat.iq(jid(peter), query()))
+    while peter.chat._closing is None:
+        await rosa.vault.transact(lambda _: None)
+    assert await peter.chat.close() is Erasure.DESTROYED
+    Vault.open(peter.folder, clock=peter.clock).close_sync()
+    asking.cancel()
+
+
+async def test_an_end_goes_on_though_nobody_waits_for_it(peter: Party) -> None:
+    waiting = asyncio.ensure_future(peter.chat.close())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    assert waiting.cancelled()
+    closing = peter.chat._closing
+    assert closing is not None
+    assert not closing.done()
+    await closing
+    Vault.open(peter.folder, clock=peter.clock).close_sync()

@@ -188,15 +188,24 @@ async def test_a_handler_that_cancels_itself(answering: Answering) -> None:
     assert list(await answers(answering, question())) == [FAILED]
 
 
-async def test_what_is_no_coroutine_function(
+async def test_a_plain_function(answering: Answering) -> None:
+    """As handlers of slixmpp may be, too."""
+    tea = Element(NAME)
+    answering.register(NAME, lambda _: tea)
+    assert list(await answers(answering, question())) == [tea]
+
+
+async def test_a_plain_function_that_raises(
     answering: Answering, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def plain(_: Question) -> Any:
-        return Element(NAME)
+    def plain(asked: Question) -> Any:
+        raise ValueError(asked.jid)
 
     answering.register(NAME, plain)
     assert list(await answers(answering, question())) == [FAILED]
-    assert "TypeError" in caplog.text
+    assert [record.getMessage() for record in caplog.records] == [
+        "a handler of questions raised ValueError"
+    ]
 
 
 async def test_waiting_within_a_limit(clock: ManualClock) -> None:
