@@ -150,11 +150,12 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Unsupported:
-    """Event `ephemeral_unsupported`: a recipient's devices cannot be held to timers, or others now.
+    """Event `ephemeral_unsupported`: some devices cannot be held to timers, or others now.
 
     Attributes:
         conversation: the bare JID of the recipient, or of the room.
-        devices: the ids of the devices that cannot read envelopes, or are not known to.
+        devices: the ids of the devices that cannot read envelopes, or are not known to. Our own
+            account's are among them, if they get the text: the timer goes in clear for them, too.
         legacy: what they get: perhaps the text, in no case a timer that they can be held to.
         addresses: the same devices, each with the bare JID of its account: in a room, a member's.
         ignoring: the ids of the devices that read envelopes, and are known to let timers go by:

@@ -43,8 +43,8 @@ class Warnings:
         left_out = _left_out(sealed, audience, spoken=spoken)
         before = Unsupported(conversation, frozenset(), self._legacy)
         before, left_out_before = self._told.get(conversation, (before, frozenset()))
-        devices = frozenset(device for _, device in sealed.legacy)
-        warning = replace(before, devices=devices, addresses=sealed.legacy)
+        devices = frozenset(device for _, device in sealed.without_envelope)
+        warning = replace(before, devices=devices, addresses=sealed.without_envelope)
         if timed:
             warning = replace(warning, ignoring=await self._ignoring(sealed, audience))
         self._remember(conversation, (warning, left_out))

@@ -349,7 +349,7 @@ class Account:
             legacy = await self.omemo.legacy_devices(audience.jids)
             if not legacy:
                 raise
-            return Sealed(legacy=legacy, without_envelope=legacy)
+            return Sealed(without_envelope=legacy)
 
     def send(
         self, audience: Audience, message_id: MessageId, sealed: Sealed, clear: Element | None

@@ -36,8 +36,8 @@ class Sealed:
         messages: one for each namespace that some device was addressed in, omemo:2 first.
         errors: devices that were left out because their keys could not be had.
         left_out: every device, and every account as a whole, that the message is not for.
-        legacy: devices of the recipients that cannot read envelopes, or are not known to.
-        without_envelope: these, and those of our own others that were addressed without one.
+        without_envelope: devices of the recipients that cannot read envelopes, or are not known
+            to, and those of our own others that were addressed without one.
         apart: whether each message needs a stanza of its own. One that holds both serves all but
             slixmpp-omemo, which looks no further than an omemo:2 element that is not for it.
     """
@@ -45,7 +45,6 @@ class Sealed:
     messages: tuple[omemo.Message, ...] = ()
     errors: frozenset[EncryptionError] = frozenset()
     left_out: frozenset[LeftOut] = frozenset()
-    legacy: frozenset[Addressee] = frozenset()
     without_envelope: frozenset[Addressee] = frozenset()
     apart: bool = False
 
@@ -73,7 +72,6 @@ class Sealing(Startup, metaclass=ABCMeta):
             messages=tuple(sorted(made.messages, key=lambda each: each.namespace != MODERN)),
             errors=made.errors,
             left_out=made.left_out,
-            legacy=made.legacy,
             without_envelope=made.legacy | made.addressed,
             apart=made.doubtful and len(made.messages) > 1,
         )

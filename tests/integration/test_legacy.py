@@ -57,6 +57,20 @@ async def test_a_legacy_client_gets_the_text_and_we_are_told(
         assert len(rosa.unsupported.all) == 1
 
 
+async def test_our_own_legacy_device_is_named_as_well(party: NewParty, prosody: Prosody) -> None:
+    """F40: the timer stands in clear for it, whoever the message is for."""
+    rosa, peter = party("rosa", timer=WEEK), party("peter")
+    async with unpatched(rosa.account, prosody.address) as old:
+        own, _ = await (await old.plugin.get_session_manager()).get_own_device_information()
+        await rosa.arrive()
+        await peter.arrive()
+        await rosa.chat.send(peter.jid, "in clear, when")
+        assert (await peter.hear()).timer == WEEK
+        warning = await rosa.unsupported.next()
+        assert warning.conversation == peter.jid
+        assert warning.addresses == {(rosa.jid, own.device_id)}
+
+
 async def test_who_refuses_legacy_sends_nothing(
     party: NewParty, account: Callable[[str], Account], prosody: Prosody
 ) -> None:

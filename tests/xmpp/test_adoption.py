@@ -190,7 +190,7 @@ async def test_encrypting_itself_tells_who_cannot_read_envelopes(
     monkeypatch.setattr(ours, "legacy_devices", None)
     for plaintexts in ({MODERN: b"<a/>", OLD: b"text"}, {MODERN: b"<a/>"}):
         sealed = await ours.gate.run(lambda given=plaintexts: ours.seal(peter, given))
-        assert sealed.legacy == {(PETER.bare, own.device_id)}
+        assert sealed.without_envelope == {(PETER.bare, own.device_id)}
 
 
 async def test_there_may_be_nothing_to_encrypt(world: World) -> None:
