@@ -10,6 +10,7 @@ between. When the connection is lost, the running work fails, and the next one c
 import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar, Final
 
 from sqlalchemy import (
@@ -28,7 +29,13 @@ from sqlalchemy import (
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from eph_e2ee.errors import LocalProtocolError, VaultDamaged, VaultInUse, VaultUnavailable
+from eph_e2ee.errors import (
+    LocalProtocolError,
+    VaultDamaged,
+    VaultError,
+    VaultInUse,
+    VaultUnavailable,
+)
 from eph_e2ee.vault.database import (
     FORMAT,
     Database,
@@ -210,6 +217,18 @@ class PostgreSQL(Database):
 
     def _own(self, owner: str) -> None:
         self.connection.execute(update(meta).where(meta.c.name == OWNER).values(value=owner))
+
+    def close(self) -> None:
+        """Give the lock free, and close the connection. Safe to repeat.
+
+        The server notices the end of a connection when it has time to, perhaps too late for whoever
+        opens the vault next.
+        """
+        if not (self.connection.closed or self.connection.invalidated):
+            with suppress(VaultError), translated():  # a session that fails ends with its lock
+                self._driver.rollback()
+                self._driver.execute("SELECT pg_advisory_unlock_all()")
+        super().close()
 
     def examine(self) -> None:
         """See whether there is a vault of this format.
