@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from eph_e2ee.vault.rootkey import RootKey
 
-SECONDS: Final = 30
+SECONDS: Final = 120
 """A command takes two; a machine under load may need many times that."""
 
 BOT: Final = """

@@ -2,15 +2,23 @@
 
 import asyncio
 import copy
+import math
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterable
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import pytest
 
+from examples.rosa_and_peter import actor, checks
 from examples.rosa_and_peter.__main__ import report
 from examples.rosa_and_peter.checks import CHECKS
 from examples.rosa_and_peter.evidence import FIVE_DAYS, Evidence, Look, Seen
@@ -25,10 +33,50 @@ OUTER = b'<ephemeral xmlns="urn:xmpp:ephemeral:0" timer="5"/>'
 Doctor = Callable[[Evidence], None]
 
 
+PATIENCE: Final = 60.0
+"""Seconds for an answer, also of a machine that has to do much else or stands still for a while."""
+
+BEAT: Final = 0.1
+"""Seconds between two looks at whether the machine stands still."""
+
+
 @pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
-    """One run of the whole demo; nobody changes it."""
-    return asyncio.run(play(tmp_path_factory.mktemp("demo"), PlainScreen(), Pace(timer=8)))
+def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Evidence]:
+    """One run of the whole demo; nobody changes it.
+
+    Where the machine has stood still, a client may be late by as much more.
+    """
+    folder, ended = tmp_path_factory.mktemp("demo"), threading.Event()
+    with ThreadPoolExecutor(1) as beside, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(actor, "PATIENCE", PATIENCE)
+        longest = beside.submit(standstill, ended)
+        try:
+            evidence = asyncio.run(play(folder, PlainScreen(), pace()))
+        finally:
+            ended.set()
+        patch.setattr(checks, "SLACK", checks.SLACK + longest.result())
+        yield evidence
+
+
+def pace() -> Pace:
+    """As fast as this machine can: the killed client is to come back before its messages end.
+
+    It has three quarters of the timer for that: three times what its imports take, and some seconds
+    in which the machine may stand still.
+    """
+    begun = time.monotonic()
+    imports = [sys.executable, "-c", "import examples.rosa_and_peter.person"]
+    subprocess.run(imports, cwd=actor.CHECKOUT, check=True)
+    return Pace(timer=14 + math.ceil(4 * (time.monotonic() - begun)))
+
+
+def standstill(ended: threading.Event) -> float:
+    """For how many seconds, at most, this process did not run until it was told to end."""
+    longest, before = 0.0, time.time()
+    while not ended.wait(BEAT):
+        now = time.time()
+        longest, before = max(longest, now - before - BEAT), now
+    return longest
 
 
 @pytest.fixture
@@ -137,12 +185,14 @@ def append(path: Path, data: bytes) -> None:
 
 
 def come_early(evidence: Evidence) -> None:
-    """F18."""
-    evidence.vanished[0] = replace(evidence.vanished[0], at=evidence.vanished[0].at - 2)
+    """F18: also where it has come as late as it may."""
+    first = evidence.vanished[0]
+    evidence.vanished[0] = replace(first, at=first.at - checks.SLACK - 2)
 
 
 def come_late(evidence: Evidence) -> None:
-    evidence.vanished[-1] = replace(evidence.vanished[-1], at=evidence.vanished[-1].at + 5)
+    last = evidence.vanished[-1]
+    evidence.vanished[-1] = replace(last, at=last.at + checks.SLACK + 2)
 
 
 def never_come(evidence: Evidence) -> None:
@@ -153,23 +203,29 @@ def never_come(evidence: Evidence) -> None:
 def show_after_the_deadline(evidence: Evidence) -> None:
     """F15: the last look that saw the text is moved behind its deadline."""
     text = evidence.doomed[0]
-    last = max(
-        number
+    number, deadline = max(
+        (number, seen.deadline)
         for number, look in enumerate(evidence.looks)
-        if any(seen.body == text for seen in look.seen)
+        for seen in look.seen
+        if seen.body == text and seen.deadline is not None
     )
-    seen = evidence.looks[last]
-    evidence.looks[last] = replace(seen, asked=seen.asked + 3, at=seen.at + 3)
+    move(evidence, number, deadline + 2)
 
 
 def vanish_before_the_deadline(evidence: Evidence) -> None:
-    first = min(
-        number
+    """The first look that saw a message gone is moved before its deadline."""
+    number, deadline = min(
+        (number, seen.deadline)
         for number, look in enumerate(evidence.looks)
-        if any(seen.phase == "gone" for seen in look.seen)
+        for seen in look.seen
+        if seen.phase == "gone" and seen.deadline is not None
     )
-    seen = evidence.looks[first]
-    evidence.looks[first] = replace(seen, asked=seen.asked - 3, at=seen.at - 3)
+    move(evidence, number, deadline - 2)
+
+
+def move(evidence: Evidence, number: int, at: float) -> None:
+    """Have a look taken at another time."""
+    evidence.looks[number] = replace(evidence.looks[number], asked=at, at=at)
 
 
 def start_again_after_the_kill(evidence: Evidence) -> None:
@@ -242,8 +298,8 @@ COPY = "A copy from before does not open with today's keys"
         (come_early, IN_TIME, "s from its deadline"),
         (come_late, IN_TIME, "s from its deadline"),
         (never_come, IN_TIME, "told 0 times"),
-        (show_after_the_deadline, IN_TIME, "still there"),
-        (vanish_before_the_deadline, IN_TIME, "gone 2|gone 3"),
+        (show_after_the_deadline, IN_TIME, r"still there 2\.00 s after"),
+        (vanish_before_the_deadline, IN_TIME, r"gone 2\.00 s before"),
         (start_again_after_the_kill, "The killed client kept the deadlines", "deadline"),
         (start_with_a_timer, "Rosa's first message has no timer, on either side", "5 days"),
         (change_older_message, "Peter's answer lives a week, also after the change", "5 days"),

@@ -108,7 +108,7 @@ async def test_the_bot_echoes_in_secret_and_forgets(
             await heard.next()
     finally:
         process.send_signal(signal.SIGINT)
-        printed, _ = await asyncio.wait_for(process.communicate(), 20)
+        printed, _ = await asyncio.wait_for(process.communicate(), 60)
         await chat.close()
     assert (echo.body, echo.timer) == ("an echo, please", timedelta(hours=1))
     assert echo.encrypted_with == "urn:xmpp:omemo:2"

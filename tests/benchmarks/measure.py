@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import statistics
@@ -153,8 +154,10 @@ def scratch(parent: Path) -> Iterator[Path]:
 
 
 def _digits(value: float) -> str:
-    """Three significant digits, and no exponent."""
-    for bound, form in ((100, ",.0f"), (10, ".1f"), (1, ".2f"), (0, ".3f")):
+    """Three significant digits, and no exponent: a side that stood still for seconds is no zero."""
+    for bound, form in ((100, ",.0f"), (10, ".1f"), (1, ".2f"), (0.1, ".3f")):
         if abs(value) >= bound:
             return format(value, form).replace(",", "" if value < 10_000 else "_")
-    return format(value, ".3f")
+    if not value or not math.isfinite(value):
+        return format(value, ".3f")
+    return format(value, f".{2 - math.floor(math.log10(abs(value)))}f")

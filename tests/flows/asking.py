@@ -15,6 +15,7 @@ from eph_e2ee import IqRefused, Reason, RemoteProtocolError
 from eph_e2ee.protocol.iqheader import IqHeader
 from eph_e2ee.xmpp.stanzas import bare
 from tests.flows.test_incoming import rejections
+from tests.support.client import SECONDS
 from tests.xmpp.clients import ERRORS, TestClient, World
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class Switchboard(World):
 
     async def next(self) -> Element:
         """The next IQ that was carried; each is returned once."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(SECONDS):
             return await self._waiting.get()
 
 
@@ -254,7 +255,7 @@ async def question(rosa: Party, peter: Party, *content: Element, **header: str) 
 
 async def idle(party: Party) -> None:
     """Return once every question is dealt with."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(SECONDS):
         while tasks := set(party.chat._questions._tasks):
             await asyncio.wait(tasks)
         await asyncio.sleep(0)

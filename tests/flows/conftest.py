@@ -10,8 +10,11 @@ import pytest
 import xeddsa
 
 import eph_e2ee
+from eph_e2ee import halves
 from eph_e2ee.vault.vault import Vault
+from eph_e2ee.xmpp import devices, fetching, servertime
 from tests.flows.watching import Watch
+from tests.support.client import SECONDS
 from tests.support.clock import ManualClock, ManualSource
 from tests.xmpp.clients import World
 
@@ -34,6 +37,16 @@ def quick_public_keys() -> Iterator[None]:
         patch.setattr(
             xeddsa, "priv_to_curve25519_pub", functools.cache(xeddsa.priv_to_curve25519_pub)
         )
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def patience() -> Iterator[None]:
+    """Take nobody for mute who stands still with this machine: the library waits a few seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (devices, fetching, halves):
+            patch.setattr(module, "PATIENCE", SECONDS)
+        patch.setattr(servertime, "ANSWER", SECONDS)
         yield
 
 
@@ -86,7 +99,7 @@ class Party:
 
     async def idle(self) -> None:
         """Return once everything that has arrived is dealt with, and what is to be told is told."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(SECONDS):
             await self.caught_up()
             while tasks := set(self.chat._incoming._tasks):
                 await asyncio.wait(tasks)
@@ -101,7 +114,7 @@ class Party:
 
     async def caught_up(self) -> None:
         """Return once the archives have been read, as far as they can be."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(SECONDS):
             for backlog in self.chat._catching_up._backlogs.values():
                 if backlog.task is not None:
                     await asyncio.wait({backlog.task})

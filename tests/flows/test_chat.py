@@ -13,6 +13,7 @@ import eph_e2ee
 from eph_e2ee import Erasure, Phase
 from eph_e2ee.errors import LocalProtocolError, NotConnected
 from tests.flows.conftest import Party
+from tests.support.client import SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,7 +130,7 @@ async def test_what_the_server_is_asked_for_needs_a_session(
 ) -> None:
     """It would be waited for until there is one."""
     rosa.offline()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SECONDS):
         with pytest.raises(NotConnected):
             await ADDRESSED[method](rosa.chat, f"{peter.jid}/phone")
 
@@ -137,11 +138,11 @@ async def test_what_the_server_is_asked_for_needs_a_session(
 async def test_trust_waits_for_no_session(rosa: Party, peter: Party, world: World) -> None:
     """Before OMEMO runs there is nothing to decide on; later it needs no server."""
     nobody = Party(world, "nobody", rosa.folder.with_name("nobody"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SECONDS):
         with pytest.raises(NotConnected):
             await nobody.chat.trust(peter.jid, peter.device, "trusted")
     await nobody.chat.close()
     await rosa.chat.devices(peter.jid)
     rosa.offline()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SECONDS):
         await rosa.chat.trust(peter.jid, peter.device, "trusted")

@@ -17,6 +17,7 @@ from eph_e2ee.vault import keeper
 from eph_e2ee.vault.archive import Transaction
 from eph_e2ee.vault.paths import UntilCut
 from tests.flows.watching import Nothing, Watch
+from tests.support.client import SECONDS
 from tests.support.clock import ManualServer
 from tests.vault.making import PETER, ROSA, add_read, bodies, new_message, reading
 
@@ -180,7 +181,7 @@ async def test_a_failing_listener_is_the_applications_affair(
     )
     task = asyncio.create_task(expiry.run())
     clock.advance(60)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(SECONDS):
         while len(told) < 3:  # noqa: ASYNC110 -- a list is no event
             await asyncio.sleep(0)
     assert sorted(told) == numbers
@@ -304,7 +305,7 @@ async def test_the_end_of_the_vault_ends_it(vault: Vault, watch: Watch) -> None:
     await watch.rest()
     await vault.close()
     watch.clock.advance(60)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(SECONDS):
         await watch.task
 
 

@@ -8,8 +8,9 @@ from xml.etree.ElementTree import Element, fromstring, tostring
 
 import pytest
 
+from eph_e2ee import halves as module
 from eph_e2ee.errors import Reason
-from eph_e2ee.halves import MAXIMUM_WAITING, PATIENCE, Halves
+from eph_e2ee.halves import MAXIMUM_WAITING, Halves
 from eph_e2ee.model import BareJid, MessageId
 from eph_e2ee.protocol import ephemeral
 from eph_e2ee.xmpp.parcel import MODERN, OLD
@@ -72,7 +73,7 @@ def test_one_that_stays_alone_is_told_of(waiting: Waiting) -> None:
     first = half()
     waiting.halves.put(first)
     assert waiting.told == []
-    assert [handle.seconds for handle in waiting.handles] == [PATIENCE]
+    assert [handle.seconds for handle in waiting.handles] == [module.PATIENCE]
     waiting.all_due()
     assert waiting.told == [first]
     waiting.halves.put(half())

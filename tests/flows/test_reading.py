@@ -17,6 +17,7 @@ from eph_e2ee.reading import UNTOLD, _gathered
 from eph_e2ee.xmpp.displayed import NODE
 from eph_e2ee.xmpp.parcel import is_empty
 from tests.flows.archiving import Shelves
+from tests.support.client import SECONDS
 
 if TYPE_CHECKING:
     from eph_e2ee.message import Message
@@ -216,7 +217,7 @@ async def test_closing_while_it_is_told_loses_nothing(
 
     monkeypatch.setattr(peter.chat._account.devices, "has_readers", slow)
     await message.mark_read()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(SECONDS):
         await asking.wait()
     again = await town.again(peter)
     await again.idle()

@@ -14,6 +14,7 @@ from eph_e2ee.model import BareJid, Phase
 from eph_e2ee.protocol import marks
 from eph_e2ee.protocol.marks import Read
 from tests.flows.test_incoming import body, sealed
+from tests.support.client import SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,7 +80,7 @@ async def test_what_omemo_answers_by_itself_asks_nobody(town: Town) -> None:
     for level in (Trust.UNDECIDED, Trust.TRUSTED):
         await peter.chat.trust(rosa.jid, rosa.device, level)
         omemo.answer(rosa.jid)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(SECONDS):
             await asyncio.gather(*omemo._upkeep)
         assert nobody.asked == []
         assert len(peter.client.sent) == (level is Trust.TRUSTED)
@@ -94,7 +95,7 @@ async def test_a_message_asks_once_whoever_sends_it(town: Town) -> None:
         asyncio.create_task(rosa.chat.send(peter.jid, "text")),
         asyncio.create_task(rosa.chat.set_timer(peter.jid, timedelta(hours=1))),
     ]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(SECONDS):
         await nobody.asking.wait()
         await rosa.idle()
     assert [device.device for device in nobody.asked] == [peter.device]

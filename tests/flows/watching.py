@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from eph_e2ee.errors import VaultUnavailable
 from eph_e2ee.expiry import Expiry
+from tests.support.client import SECONDS
 from tests.support.clock import ManualServer
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Watch:
 
     async def rest(self) -> None:
         """Return once it waits, for the clock or for something to happen."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(SECONDS):
             for _ in range(3):
                 await self.vault.transact(lambda _: None)
                 while self.expiry._woken.is_set() and not self.task.done():  # noqa: ASYNC110 -- a state

@@ -140,7 +140,8 @@ class Stage:
         if kind not in self._scenes:
             memory = Path("/dev/shm")  # noqa: S108 -- a folder of its own is made in it
             folder = tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None)
-            made = SCENES.get(kind, Scene)(Path(folder.name) / "vault", self.watch)
+            with self.watch.preparing():
+                made = SCENES.get(kind, Scene)(Path(folder.name) / "vault", self.watch)
             self._scenes[kind] = made, folder
         return self._scenes[kind][0]
 

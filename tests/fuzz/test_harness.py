@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,14 @@ def test_what_must_not_happen_is_found(deed: Callable[[], Any], signature: str) 
 def test_an_input_that_takes_too_long_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "SLOWEST", -1.0)
     assert watched(lambda: None) == "slow"
+
+
+def test_what_is_made_ready_for_an_input_is_not_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "process_time", iter([0.0, 1.0, 10.0, 11.0]).__next__)
+    watch = Watch()
+    with watch.watching(), watch.preparing():
+        pass
+    assert watch.slowest == 2.0
 
 
 def test_what_nobody_awaits_is_found() -> None:

@@ -1,4 +1,8 @@
-"""Some inputs for each target in every run; `python -m tests.fuzz` tries millions."""
+"""Some inputs for each target in every run; `python -m tests.fuzz` tries millions.
+
+They are the same ones each time, so that a run fails by what has changed, and not by chance; with
+`--full` they are others each time.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +35,19 @@ def stage() -> Iterator[Stage]:
 
 
 @pytest.mark.parametrize("name", PURE)
-def test_a_peers_bytes_are_taken_or_refused(name: str) -> None:
+def test_a_peers_bytes_are_taken_or_refused(
+    name: str,
+    full: bool,  # noqa: FBT001 -- a fixture
+) -> None:
     """And nothing else: no other exception, no line in a log, no long work."""
     fuzzed = target(name)
 
-    @settings(max_examples=EXAMPLES, deadline=None)
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        derandomize=not full,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
     @given(materials(fuzzed))
     def check(material: bytes) -> None:
         fuzzed.run(material)
@@ -44,12 +56,21 @@ def test_a_peers_bytes_are_taken_or_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", STAGED)
-def test_whatever_arrives_nothing_escapes(name: str, stage: Stage) -> None:
+def test_whatever_arrives_nothing_escapes(
+    name: str,
+    stage: Stage,
+    full: bool,  # noqa: FBT001 -- a fixture
+) -> None:
     """Nothing is raised, answered with an error, or logged but by the names of classes."""
     fuzzed = target(name, stage)
     health = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
-    @settings(max_examples=STAGED_EXAMPLES, deadline=None, suppress_health_check=health)
+    @settings(
+        max_examples=STAGED_EXAMPLES,
+        deadline=None,
+        derandomize=not full,
+        suppress_health_check=health,
+    )
     @given(st.data())
     def check(data: st.DataObject) -> None:
         fuzzed.run(data.draw(materials(fuzzed)))

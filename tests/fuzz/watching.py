@@ -77,6 +77,7 @@ class Watch(logging.Handler):
         self.lines: Counter[str] = Counter()
         self.known: Counter[str] = Counter()
         self.slowest = 0.0
+        self._aside = 0.0
         self._found: list[Found] = []
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -119,7 +120,7 @@ class Watch(logging.Handler):
         root.addHandler(self)
         root.setLevel(logging.INFO)
         sys.unraisablehook = self.unraisable
-        began = time.process_time()
+        began, self._aside = time.process_time(), 0.0
         try:
             yield
         except Found as found:
@@ -130,8 +131,17 @@ class Watch(logging.Handler):
             sys.unraisablehook = hook
             root.setLevel(level)
             root.removeHandler(self)
-        self._timed(time.process_time() - began)
+        self._timed(time.process_time() - began - self._aside)
         self._check()
+
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """Do not count what is made ready for an input, a scene with its keys, as time of it."""
+        began = time.process_time()
+        try:
+            yield
+        finally:
+            self._aside += time.process_time() - began
 
     def _timed(self, seconds: float) -> None:
         self.slowest = max(self.slowest, seconds)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tests.integration.members import Device, Plain, Said, Tagged, Ways
 from tests.support.chats import NOW, Party
-from tests.support.client import PLUGINS
+from tests.support.client import PLUGINS, SECONDS
 from tests.support.interference import Interference
 from tests.support.plain_client import PlainClient
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["HOUR", "Circle"]
 
 HOUR: Final = 3600
-SECONDS: Final = 15.0
-"""The limit of every wait here; each takes milliseconds."""
 
 _circles = itertools.count(1)
 

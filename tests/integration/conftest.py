@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 import xeddsa
 
+from eph_e2ee.xmpp import devices, fetching, servertime
 from tests.integration.devices import NewDevice
 from tests.support.chats import Party
+from tests.support.client import SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -31,6 +33,16 @@ def quick_public_keys() -> Iterator[None]:
         patch.setattr(
             xeddsa, "priv_to_curve25519_pub", functools.cache(xeddsa.priv_to_curve25519_pub)
         )
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def patience() -> Iterator[None]:
+    """Take no server for mute that stands still with its machine: the library waits ten seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices, "PATIENCE", SECONDS)
+        patch.setattr(fetching, "PATIENCE", SECONDS)
+        patch.setattr(servertime, "ANSWER", SECONDS)
         yield
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from eph_e2ee.backlog import PAGE
 from tests.support.chats import NOW, Party
-from tests.support.client import Happenings
+from tests.support.client import SECONDS, Happenings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from tests.support.server import Account, Server
 
 __all__ = ["Device", "NewDevice", "caught_up", "ends", "ends_at", "has_told", "page_of", "until"]
-
-SECONDS: Final = 10.0
-"""The limit of every wait here; each takes milliseconds."""
 
 
 class Device(Party):

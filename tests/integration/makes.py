@@ -15,7 +15,7 @@ from tests.integration.meeting import Heard, Peer, heard_of, opened_from, timer_
 from tests.integration.rooms import ROOM_PLUGINS, enter
 from tests.support.adopted import ADOPTED, Somebody
 from tests.support.chats import NOW, Party
-from tests.support.client import connect, disconnect
+from tests.support.client import SECONDS, connect, disconnect
 from tests.support.plain_client import PlainClient
 from tests.support.unencrypted import Plain
 from tests.support.unpatched import Unpatched, unpatched
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from tests.support.server import Account, Server
 
 __all__ = ["PEERS", "Ours"]
-
-SECONDS: Final = 10.0
-"""The limit of every wait here; each takes milliseconds."""
 
 ANOTHER_MAKE: Final = "of another make"
 """A device's label, in place of the one that says what a client of ours reads."""

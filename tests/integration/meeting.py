@@ -14,6 +14,7 @@ from slixmpp import JID
 
 from eph_e2ee.xmpp.parcel import OLD
 from tests.support.chats import element
+from tests.support.client import SECONDS
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -101,7 +102,7 @@ class Peer(ABC):
     async def enter(self, room: str) -> None:
         """Join a room that he is a member of."""
         rooms: Any = self.client.plugin.get("xep_0045", None)
-        await rooms.join_muc_wait(JID(room), self.account.name, timeout=10)
+        await rooms.join_muc_wait(JID(room), self.account.name, timeout=SECONDS)
 
     @abstractmethod
     async def hear(self, place: Place) -> Heard:

@@ -9,7 +9,7 @@ from slixmpp import JID
 from slixmpp.stanza import Message
 
 from eph_e2ee.xmpp.parcel import MODERN
-from tests.support.client import PLUGINS, Happenings
+from tests.support.client import PLUGINS, SECONDS, Happenings
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -45,7 +45,8 @@ async def enter(somebody: Party, room: str, *, found: bool = False, **options: s
         options: of its configuration, without their prefix.
     """
     with Happenings(somebody.client, "ephemeral_catch_up", wanted=lambda told: told.done) as done:
-        await plugin_of(somebody).join_muc_wait(JID(room), somebody.account.name, timeout=10)
+        rooms, nick = plugin_of(somebody), somebody.account.name
+        await rooms.join_muc_wait(JID(room), nick, timeout=SECONDS)
         if found:
             await configure(somebody, room, **options)
         while (await done.next()).archive != room:

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Engine, event
 
 from eph_e2ee import Direction, Phase, Reason
-from tests.integration.devices import Device, NewDevice, caught_up, page_of
+from tests.integration.devices import Device, NewDevice, caught_up, has_told, page_of, until
 from tests.support.chats import FENCE, NOW, bodies, fence, meet, together
 from tests.support.interference import Interference
 
@@ -140,7 +140,7 @@ async def test_what_expired_meanwhile_is_never_shown(device: NewDevice) -> None:
     await peter.chat.send(phone.jid, "read, and alive", timer=HOUR)
     await phone.hear()
     await phone.read()
-    await phone.ping()
+    await has_told(phone)
     desk.source.wall_time += 600
     await desk.arrive()
     assert (await caught_up(desk)).complete
@@ -199,6 +199,12 @@ async def test_a_new_device_is_quiet_about_what_was_never_for_it(device: NewDevi
     report = await caught_up(desk)
     assert (report.stored, report.complete) == (0, True)
     assert report.fetched >= 2
+
+    async def is_known() -> bool:
+        devices = await peter.chat.devices(phone.jid)
+        return desk.chat._account.device in {each.device for each in devices}
+
+    await until(peter, is_known)
     await peter.chat.send(phone.jid, "to both")
     assert [(await each.hear()).body for each in (phone, desk)] == ["to both"] * 2
     assert desk.rejected.all == []
@@ -212,6 +218,7 @@ async def test_without_carbons_the_next_session_brings_what_was_sent_elsewhere(
     desk, peter = device(phone, carbons=False), device("peter")
     for each in (phone, desk, peter):
         await each.arrive()
+    await caught_up(desk)  # what comes from now on is for the next session
     await phone.chat.send(peter.jid, "from the phone", timer=HOUR)
     assert await fence(peter, desk) == []
     assert bodies(await desk.history(peter)) == [FENCE]

@@ -14,7 +14,7 @@ import pytest
 from tests.integration.devices import Device, NewDevice, caught_up, page_of
 from tests.integration.test_reconnecting import MANAGED
 from tests.support.chats import FENCE, bodies, fence, meet, together
-from tests.support.client import PLUGINS, Happenings, connect
+from tests.support.client import PLUGINS, SECONDS, Happenings, connect
 from tests.support.clock import ManualSource
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 20.0
 QUERY = re.compile(rb"<query xmlns=.urn:xmpp:mam:2.*?</query>", re.DOTALL)
 AFTER = re.compile(rb"<after>([^<]*)</after>")
 LAST = re.compile(rb"<last>([^<]*)</last>")

@@ -30,7 +30,7 @@ from tests.integration.rooms import (
     set_affiliation,
 )
 from tests.support.chats import Party, body
-from tests.support.client import Happenings, new_client, online
+from tests.support.client import SECONDS, Happenings, new_client, online
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +59,7 @@ class Group:
         await set_affiliation(self.owner, self.jid, "member", new)
         if enters:
             await enter(new, self.jid)
+        await self.owner.ping()  # the room has told her before
         return new
 
 
@@ -205,6 +206,7 @@ async def test_f28_a_visitor_does_not_change_the_timer_for_himself(
     visitor = party("visitor", plugins=ROOM_PLUGINS)
     await visitor.arrive()
     await enter(visitor, group.jid)
+    await rosa.ping()  # the room has told her that he is there
     with pytest.raises(LocalProtocolError, match="members"):
         await visitor.chat.set_timer(group.jid, HOUR * 2)
     with pytest.raises(LocalProtocolError, match="members"):
@@ -255,7 +257,7 @@ async def test_subjects_and_joins_are_as_ever(
     client = new_client(plain, plugins=ROOM_PLUGINS)
     async with online(client, prosody.address):
         rooms: Any = client.plugin["xep_0045"]
-        await rooms.join_muc_wait(JID(group.jid), "plain", timeout=10)
+        await rooms.join_muc_wait(JID(group.jid), "plain", timeout=SECONDS)
         assert (await joins.next())["from"].resource == "plain"
         client.send_message(mto=JID(group.jid), mbody="in clear", mtype="groupchat")
         assert (await spoken.next())["body"] == "in clear"
@@ -270,7 +272,7 @@ async def test_a_nickname_of_somebody_else_now_tells_nothing_of_then(group: Grou
     await rosa.hear()
     leave_room(anna, group.jid)
     await anna.ping()
-    await plugin_of(otto).join_muc_wait(JID(group.jid), anna.account.name, timeout=10)
+    await plugin_of(otto).join_muc_wait(JID(group.jid), anna.account.name, timeout=SECONDS)
     await otto.hear()
     await otto.chat.send(group.jid, "and I am Otto")
     await rosa.hear()

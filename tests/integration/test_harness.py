@@ -19,6 +19,7 @@ from slixmpp import JID
 from tests.conftest import SERVERS
 from tests.support.client import (
     PLUGINS,
+    SECONDS,
     ConnectionFailed,
     Happenings,
     connect,
@@ -71,7 +72,7 @@ def timer_of(message: Message) -> str | None:
 
 async def ping(client: ClientXMPP) -> None:
     """Return once the server has dealt with everything that the client sent before."""
-    await client.plugin["xep_0199"].ping(JID(client.boundjid.domain), timeout=10)
+    await client.plugin["xep_0199"].ping(JID(client.boundjid.domain), timeout=SECONDS)
 
 
 async def test_two_clients_exchange_a_message(pair: tuple[ClientXMPP, ClientXMPP]) -> None:
@@ -198,7 +199,7 @@ async def test_the_wire_replaces_across_chunks() -> None:
             end = await wire.from_clients.until(part, start=end)
         writer.write_eof()
         expected = b"a public, a set, a public, a sec"
-        assert await asyncio.wait_for(received.get(), 10) == expected
+        assert await asyncio.wait_for(received.get(), SECONDS) == expected
         writer.close()
         await writer.wait_closed()
 
@@ -374,7 +375,7 @@ def test_the_server_ends_when_its_starter_is_killed(make: str) -> None:
         try:
             starter.kill()
             starter.wait()
-            ended, _, _ = select.select([descriptor], [], [], 10)
+            ended, _, _ = select.select([descriptor], [], [], SECONDS)
             if not ended:
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
         finally:

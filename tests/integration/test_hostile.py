@@ -57,6 +57,7 @@ async def test_an_envelope_in_clear_is_dropped(
         await peter.arrive()
         await managed.next()
     await meet(rosa, peter)
+    await peter.settle()  # his keys are published anew after the first message, which is answered
     plain = Happenings(peter.client, "message")
     management: Any = peter.client.plugin["xep_0198"]
     for text in ("", "<body>and a text outside</body>"):

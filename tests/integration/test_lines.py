@@ -140,6 +140,7 @@ async def test_a_setting_that_is_passed_on_counts_and_is_told_as_such(device: Ne
     desk, peter = device(phone, carbons=False), device("peter")
     for each in (phone, desk, peter):
         await each.arrive()
+    await caught_up(desk)  # its archive is to tell nothing before the next session
     await phone.chat.set_timer(peter.jid, HOUR)
     await peter.changes.next()
     assert desk.changes.all == []

@@ -10,7 +10,7 @@ from slixmpp import JID
 
 from eph_e2ee import LocalProtocolError
 from tests.support.chats import element
-from tests.support.client import Happenings
+from tests.support.client import SECONDS, Happenings
 from tests.support.unencrypted import plain
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ async def test_a_change_waits_for_who_is_offline(
     async with plain(account("rosa"), prosody, no_permanent_store=True) as rosa:
         rosa.plugin.change(absent.jid, DAY)
         rosa.plugin.change(absent.jid, None)
-        await rosa.client.plugin["xep_0199"].ping(JID(rosa.client.boundjid.domain), timeout=10)
+        domain = JID(rosa.client.boundjid.domain)
+        await rosa.client.plugin["xep_0199"].ping(domain, timeout=SECONDS)
         async with plain(absent, prosody) as peter:
             assert [(await peter.changes.next()).new for _ in range(2)] == [86400, None]
 

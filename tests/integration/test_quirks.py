@@ -13,7 +13,7 @@ from eph_e2ee import OptedOut, Reason
 from eph_e2ee.xmpp.parcel import MODERN
 from eph_e2ee.xmpp.unanswered import PAYLOAD
 from tests.support.chats import Party, bodies, element, fence, meet
-from tests.support.client import Happenings
+from tests.support.client import SECONDS, Happenings
 
 if TYPE_CHECKING:
     from tests.integration.conftest import NewParty
@@ -28,7 +28,7 @@ PAYLOADS = b"<payload"
 async def upkeep(party: Party) -> None:
     """Wait for what is sent by itself, until the server has it."""
     omemo: Any = party.chat._account.omemo
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(SECONDS):
         while omemo._upkeep:
             await next(iter(omemo._upkeep))
     await party.ping()

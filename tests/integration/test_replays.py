@@ -106,6 +106,8 @@ async def test_the_archive_does_not_bring_back_what_has_expired(party: NewParty)
 async def test_the_archive_delivers_what_was_missed_once(party: NewParty) -> None:
     """F36, F43: what the stream lost comes from the archive, in order, and but once."""
     rosa, peter = party("rosa"), party("peter", plugins=ARCHIVED)
+    for each in (rosa, peter):
+        each.set_clock()
     await rosa.arrive()
     await peter.arrive()
     await meet(rosa, peter)

@@ -12,6 +12,7 @@ import pytest
 
 from eph_e2ee import Delivery, Phase
 from tests.support.chats import Party, bodies, fence, meet
+from tests.support.client import SECONDS
 from tests.support.clock import ManualSource
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
 HOUR = timedelta(hours=1)
-SECONDS = 20.0
 
 
 @pytest.fixture(params=["rosa", "peter"])

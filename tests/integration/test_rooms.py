@@ -18,7 +18,7 @@ from eph_e2ee.protocol import ephemeral, setting
 from eph_e2ee.protocol.setting import Setting, Tag
 from eph_e2ee.xmpp.parcel import MODERN, written
 from tests.support.chats import NOW, Party, bodies, body, element
-from tests.support.client import PLUGINS, Happenings
+from tests.support.client import PLUGINS, SECONDS, Happenings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +36,7 @@ async def enter(somebody: Party, room: str, *, found: bool = False) -> None:
     """Join, and with `found` make the room: everybody sees real JIDs."""
     rooms: Any = somebody.client.plugin["xep_0045"]
     with Happenings(somebody.client, "ephemeral_catch_up", wanted=lambda told: told.done) as done:
-        await rooms.join_muc_wait(JID(room), somebody.account.name, timeout=10)
+        await rooms.join_muc_wait(JID(room), somebody.account.name, timeout=SECONDS)
         if found:
             form = await rooms.get_room_config(JID(room))
             form["type"] = "submit"

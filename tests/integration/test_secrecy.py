@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import traceback
@@ -14,7 +15,7 @@ from eph_e2ee import NoEligibleDevices, NotSent, TrustUndecided
 from eph_e2ee.model import BareJid
 from eph_e2ee.protocol import envelope
 from tests.support.chats import Party, bodies, body, element, fence, meet, residue
-from tests.support.client import Happenings
+from tests.support.client import SECONDS, Happenings
 from tests.support.interference import Interference
 
 if TYPE_CHECKING:
@@ -148,14 +149,17 @@ async def test_a_text_is_nowhere_but_where_it_belongs(
     made.append(await refused(rosa.chat.send(peter.jid, text(21), elements=[element("<bare/>")])))
     made.append(await refused(rosa.chat.send(peter.jid, text(22) + "\x00")))
 
+    failed = asyncio.Event()
+
     async def fault(*_: Any) -> Any:
+        failed.set()
         raise RuntimeError(f"while reading {text(23)}")
 
     with monkeypatch.context() as broken:
         broken.setattr(peter.chat._incoming._letters, "open", fault)
         await rosa.chat.send(peter.jid, text(24))
-        await rosa.ping()
-        await peter.ping()
+        await asyncio.wait_for(failed.wait(), SECONDS)
+        await peter.settle()
     made += await fence(rosa, peter)
     await rosa.chat.set_timer(peter.jid, None)
     made += [await peter.changes.next(), await peter.changes.next()]

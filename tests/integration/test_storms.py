@@ -12,7 +12,7 @@ import pytest
 
 from eph_e2ee import NoEligibleDevices
 from eph_e2ee.vault.ratchets import Ratchets
-from tests.support.chats import Party, bodies, fence, meet, together
+from tests.support.chats import TOGETHER_SECONDS, Party, bodies, fence, meet, together
 from tests.support.client import connect
 
 if TYPE_CHECKING:
@@ -263,7 +263,7 @@ async def test_a_failing_recipient_stops_no_other(
     rosa, peter = pair
     nobody = account("nobody").jid
     sends = [rosa.chat.send(peter.jid if n % 2 else nobody, f"number {n}") for n in range(20)]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(TOGETHER_SECONDS):
         outcomes = await asyncio.gather(*sends, return_exceptions=True)
     assert all(isinstance(outcome, NoEligibleDevices) for outcome in outcomes[::2])
     expected = [f"number {n}" for n in range(1, 20, 2)]

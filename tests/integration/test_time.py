@@ -14,6 +14,7 @@ from eph_e2ee import Direction, Erasure, Expired, LocalProtocolError, Phase
 from eph_e2ee.clock import MAXIMUM_NAP
 from eph_e2ee.model import BareJid
 from tests.support.chats import NOW, Party, bodies, fence, meet, residue
+from tests.support.client import SECONDS
 from tests.support.clock import ManualSource
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ WEEK = 7 * 86400.0
 
 async def settled(party: Party) -> None:
     """Return once the server has been asked for its time, and has answered."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(SECONDS):
         while party.clock.doubted:
             await party.ping()
 
@@ -162,11 +163,12 @@ async def test_a_leap_during_a_session_is_confirmed_by_the_server(party: NewPart
     assert bodies(await peter.history(rosa)) == [None, "two"]
 
 
-async def test_a_wrong_clock_that_the_server_refutes_erases_nothing(
-    pair: tuple[Party, Party],
-) -> None:
+async def test_a_wrong_clock_that_the_server_refutes_erases_nothing(party: NewParty) -> None:
     """F14: what was hidden is shown again, and ends by the right time."""
-    rosa, peter = pair
+    rosa, peter = party("rosa"), party("peter")
+    for each in (rosa, peter):
+        each.set_clock()
+        await each.arrive()
     await rosa.chat.send(peter.jid, "not overdue", timer=HOUR)
     await peter.read()
     peter.clock.turn_wall(10 * 365 * 86400)

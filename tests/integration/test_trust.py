@@ -9,7 +9,7 @@ import pytest
 
 from eph_e2ee import EphemeralError, Reason, Trust, TrustUndecided
 from tests.support.chats import bodies, fence
-from tests.support.client import Happenings
+from tests.support.client import SECONDS, Happenings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,7 +107,7 @@ async def test_a_decision_takes_its_time_and_nobody_else_waits(device: devices.N
     sending = [
         asyncio.create_task(rosa.chat.send(peter.jid, text)) for text in ("first", "second", "none")
     ]
-    await asyncio.wait_for(decider.asking.wait(), 10)
+    await asyncio.wait_for(decider.asking.wait(), SECONDS)
     sending[2].cancel()
 
     await rosa.chat.send(anna.jid, "meanwhile")
@@ -138,7 +138,7 @@ async def test_the_end_of_a_chat_ends_a_decision(device: devices.NewDevice) -> N
     await rosa.arrive()
     await peter.arrive()
     sending = asyncio.create_task(rosa.chat.send(peter.jid, "never"))
-    await asyncio.wait_for(decider.asking.wait(), 10)
+    await asyncio.wait_for(decider.asking.wait(), SECONDS)
     await rosa.leave()
     with pytest.raises(EphemeralError):
         await sending

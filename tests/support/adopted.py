@@ -12,7 +12,14 @@ import slixmpp
 from slixmpp import JID
 
 from tests.support import adopting
-from tests.support.client import Happenings, allow_plaintext, connect, disconnect, new_context
+from tests.support.client import (
+    SECONDS,
+    Happenings,
+    allow_plaintext,
+    connect,
+    disconnect,
+    new_context,
+)
 
 if TYPE_CHECKING:
     from tests.support.prosody import Account
@@ -70,7 +77,7 @@ class Somebody:
         )
         allow_plaintext(self.bot)
         await connect(self.bot, self._address)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(SECONDS):
             await self.bot.ready.wait()
         return self.bot
 
@@ -94,7 +101,7 @@ class Somebody:
         """
         seen = [Happenings(other, f"muc::{room}::got_online") for other in before]
         rooms = self.bot.rooms
-        await rooms.join_muc_wait(JID(room), nick or self.account.name, timeout=10)
+        await rooms.join_muc_wait(JID(room), nick or self.account.name, timeout=SECONDS)
         if found:
             form = await rooms.get_room_config(JID(room))
             form["type"] = "submit"
@@ -106,10 +113,10 @@ class Somebody:
 
     async def hear(self) -> Any:
         """What it hears next."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(SECONDS):
             return await self.bot.heard.get()
 
     async def ping(self) -> None:
         """Return once the server has dealt with everything that was sent before."""
         own: slixmpp.ClientXMPP = self.bot
-        await own.plugin["xep_0199"].ping(JID(own.boundjid.domain), timeout=10)
+        await own.plugin["xep_0199"].ping(JID(own.boundjid.domain), timeout=SECONDS)

@@ -11,7 +11,7 @@ from slixmpp import JID
 
 import eph_e2ee
 from eph_e2ee.model import BareJid, MessageId
-from tests.support.client import PLUGINS, Happenings, connect, disconnect, new_client
+from tests.support.client import PLUGINS, SECONDS, Happenings, connect, disconnect, new_client
 from tests.support.clock import ManualClock, ManualSource
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ FENCE: Final = "nothing after this"
 NOW: Final = float(int(time.time()))
 """What everybody's clock shows at first: close to the server's, which nobody can move."""
 
-SECONDS: Final = 20.0
+TOGETHER_SECONDS: Final = 180.0
 """The limit of many things done at once; each takes milliseconds."""
 
 
@@ -130,9 +130,23 @@ class Party:
         await self.chat._expiry.note()
         self.clock.advance(seconds)
 
+    def set_clock(self) -> None:
+        """Have it show what the server's does: `NOW` is as old as the run, hours on a slow machine.
+
+        Before the first arrival, where the server's word on time counts to the hour.
+        """
+        self.source.wall_time = float(int(time.time()))
+
     async def ping(self) -> None:
         """Return once the server has dealt with everything that was sent before."""
-        await self.client.plugin["xep_0199"].ping(JID(self.client.boundjid.domain), timeout=10)
+        domain = JID(self.client.boundjid.domain)
+        await self.client.plugin["xep_0199"].ping(domain, timeout=SECONDS)
+
+    async def settle(self) -> None:
+        """Return once what has come is dealt with, and the server has answered what came of it."""
+        while self.chat._incoming._waiting:
+            await self.ping()
+        await self.ping()
 
     async def history(self, other: Party) -> list[Message]:
         """All messages and tombstones with somebody, the oldest first; no lines of changes."""
@@ -200,7 +214,7 @@ async def meet(one: Party, other: Party) -> None:
 
 async def together(*coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
     """Run them at once, within a limit."""
-    async with asyncio.timeout(SECONDS):
+    async with asyncio.timeout(TOGETHER_SECONDS):
         return list(await asyncio.gather(*coroutines))
 
 

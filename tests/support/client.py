@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PLUGINS",
+    "SECONDS",
     "ConnectionFailed",
     "Happenings",
     "allow_plaintext",
@@ -28,8 +29,9 @@ __all__ = [
     "subscribe_mutually",
 ]
 
-SECONDS: Final = 10.0
-"""The limit of every wait here; on loopback each takes milliseconds."""
+SECONDS: Final = 60.0
+"""The limit of every wait here; on loopback each takes milliseconds, on a machine that stands still
+for a while as long as that."""
 
 PLUGINS: Final = ("xep_0030", "xep_0199")
 """Service discovery and ping: what every client answers."""
@@ -168,10 +170,14 @@ async def connect(
 
 
 async def disconnect(client: ClientXMPP) -> None:
-    """Close the stream cleanly and end the tasks that slixmpp leaves running."""
+    """Close the stream cleanly and end the tasks that slixmpp leaves running.
+
+    A server that is slow is waited for: slixmpp would break the line after two seconds, and what
+    others send then is for somebody who is still there.
+    """
     client.cancel_connection_attempt()
     if client.is_connected():
-        await asyncio.wait_for(client.disconnect(wait=2.0), SECONDS)
+        await client.disconnect(wait=SECONDS)
     sender = client._run_out_filters
     if sender is not None:
         sender.cancel()

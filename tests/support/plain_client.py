@@ -17,7 +17,7 @@ from slixmpp import JID
 from slixmpp.plugins.base import register_plugin
 
 from eph_e2ee import XEP_0384, XEP_0420, XEP_0466, RemoteProtocolError
-from tests.support.client import Happenings, connect, disconnect, new_client
+from tests.support.client import SECONDS, Happenings, connect, disconnect, new_client
 from tests.support.clock import ManualSource
 
 if TYPE_CHECKING:
@@ -121,7 +121,8 @@ class PlainClient:
 
     async def ping(self) -> None:
         """Return once the server has dealt with everything that was sent before."""
-        await self.client.plugin["xep_0199"].ping(JID(self.client.boundjid.domain), timeout=10)
+        domain = JID(self.client.boundjid.domain)
+        await self.client.plugin["xep_0199"].ping(domain, timeout=SECONDS)
 
     @property
     def is_idle(self) -> bool:

@@ -11,7 +11,6 @@ import os
 import re
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,13 +20,13 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import psycopg
 
+from tests.support.port import HOST, Port
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
 __all__ = ["PostgreSQLError", "Server", "Site"]
-
-HOST: Final = "127.0.0.1"
 
 USER: Final = "vaults"
 """The server's superuser, whom the tests are."""
@@ -100,6 +99,7 @@ class Server:
         self.data = self.folder / "data"
         self.password = secrets.token_hex(16)
         self.port = 0
+        self._held: Port | None = None
         self._log = self.folder / "server.log"
         self._keeper: subprocess.Popen[bytes] | None = None
         self._user = SERVER_USER if os.geteuid() == 0 else None
@@ -173,7 +173,9 @@ class Server:
             return self
         if not self.data.exists():
             self._make_data()
-        self.port = self.port or _free_port()
+        if self._held is None:
+            self._held = Port()
+        self.port = self._held.number
         command = [self._program("postgres"), "-D", str(self.data), "-p", str(self.port)]
         command += ["-k", str(self.folder)]
         for name, value in self.settings.items():
@@ -205,6 +207,8 @@ class Server:
     def close(self) -> None:
         """End the server and remove all that it wrote."""
         self.stop()
+        if self._held is not None:
+            self._held.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _make_data(self) -> None:
@@ -306,11 +310,3 @@ class Site:
 
 def _version(folder: Path) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", folder.parent.name))
-
-
-def _free_port() -> int:
-    """Return a loopback port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -10,7 +10,7 @@ from omemo.storage import Just, Maybe, Nothing, Storage
 from slixmpp import JID
 from slixmpp.plugins.base import register_plugin
 
-from tests.support.client import PLUGINS, Happenings, connect, disconnect, new_client
+from tests.support.client import PLUGINS, SECONDS, Happenings, connect, disconnect, new_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Sequence
@@ -82,7 +82,7 @@ class Unpatched:
     async def enter(self, room: str) -> None:
         """Join a room."""
         rooms: Any = self.client.plugin["xep_0045"]
-        await rooms.join_muc_wait(JID(room), self.client.boundjid.user, timeout=10)
+        await rooms.join_muc_wait(JID(room), self.client.boundjid.user, timeout=SECONDS)
 
     async def send(
         self,

@@ -22,7 +22,7 @@ __all__ = ["HARDENED", "Watched"]
 HARDENED = (sys.executable, "-m", "eph_e2ee", "hardened", "--")
 """What stands before a command to have its freed memory wiped."""
 
-END_SECONDS = 20.0
+END_SECONDS = 60.0
 
 
 class Watched:

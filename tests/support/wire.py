@@ -11,14 +11,15 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Final, Self
 
+from tests.support.port import HOST, Port
+
 if TYPE_CHECKING:
     from types import TracebackType
 
 __all__ = ["Direction", "Wire"]
 
-HOST: Final = "127.0.0.1"
 CHUNK: Final = 65536
-WAIT_SECONDS: Final = 10.0
+WAIT_SECONDS: Final = 60.0
 """How long `Direction.until` waits for bytes; on loopback they take milliseconds."""
 
 ABORT_NOW: Final = struct.pack("ii", 1, 0)
@@ -85,7 +86,7 @@ class Wire:
         self.from_clients = Direction()
         self.to_clients = Direction()
         self._server_port = port
-        self._port = 0
+        self._port: Port | None = None
         self._listener: asyncio.Server | None = None
         self._flowing = asyncio.Event()
         self._flowing.set()
@@ -94,6 +95,7 @@ class Wire:
 
     async def __aenter__(self) -> Self:
         """Begin to listen."""
+        self._port = Port()
         await self.restore()
         return self
 
@@ -105,11 +107,13 @@ class Wire:
     ) -> None:
         """Cut everything and stop listening."""
         await self.break_down()
+        if self._port is not None:
+            self._port.close()
 
     @property
     def address(self) -> tuple[str, int]:
         """Host and port for clients."""
-        return HOST, self._port
+        return HOST, self._port.number if self._port else 0
 
     @property
     def record(self) -> bytes:
@@ -139,8 +143,7 @@ class Wire:
     async def restore(self) -> None:
         """Take connections again, on the same port as before."""
         if self._listener is None:
-            self._listener = await asyncio.start_server(self._connected, HOST, self._port)
-            self._port = self._listener.sockets[0].getsockname()[1]
+            self._listener = await asyncio.start_server(self._connected, *self.address)
 
     def pause(self) -> None:
         """Record but hold back all bytes, as a network that lost its way would, until `resume`."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,7 +13,7 @@ from eph_e2ee.vault.keyringkey import KeyringRootKey
 from eph_e2ee.vault.passphrase import Passphrase, PassphraseRootKey
 from eph_e2ee.vault.primitives import Cost
 from eph_e2ee.vault.rootkey import FileRootKey, MemoryRootKey, RootKey
-from tests.support.disk import Crash
+from tests.support.disk import Crash, Disk
 
 __all__ = [
     "KINDS",
@@ -20,7 +21,9 @@ __all__ = [
     "TINY",
     "FailingKeyring",
     "FileKeyring",
+    "is_whole",
     "keyring_file",
+    "open_below",
     "place",
     "with_passphrase",
 ]
@@ -116,6 +119,24 @@ def place(kind: str, folder: Path, backend: KeyringBackend | None = None) -> Roo
             return KeyringRootKey("bot", backend=backend or FileKeyring(keyring_file(folder)))
         case _:
             return MemoryRootKey()
+
+
+def is_whole(path: Path, disk: Disk, written: int, record: int) -> bool:
+    """Whether the second slot has a whole new record after so many bytes of it were written.
+
+    The last ones of its random bytes may be those that were there before.
+    """
+    there = path.read_bytes()[4096 + written : 4096 + record]
+    return there == disk.lost[: len(there)]
+
+
+def open_below(folder: Path) -> list[Path]:
+    """The files below a folder that this process has open; those of others come and go."""
+    opened = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):
+            opened.append(descriptor.readlink())
+    return [path for path in opened if path.is_relative_to(folder.resolve())]
 
 
 def keyring_file(folder: Path) -> Path:

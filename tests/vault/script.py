@@ -234,7 +234,7 @@ class Script:
 
         def work(transaction: Transaction) -> None:
             transaction.add(lost)
-            transaction.put_value("undone", "undone sentinel")
+            transaction.put_value("the undone", "undone sentinel")
             raise KeyError
 
         with suppress(KeyError):

@@ -310,16 +310,19 @@ class TestMemory:
 
 
 class TestPacking:
+    @settings(deadline=None)
     @given(any_leaves, any_leaves)
     def test_leaves_keep_their_order(self, one: Leaf, other: Leaf) -> None:
         assert Leaf.unpack(one.pack()) == one
         paths = [(leaf.region, leaf.epoch, leaf.group, leaf.sequence) for leaf in (one, other)]
         assert (one.pack() < other.pack()) == (paths[0] < paths[1])
 
+    @settings(deadline=None)
     @given(cuts)
     def test_cuts_come_back(self, cut: Cut) -> None:
         assert unpack_cut(pack_cut(cut)) == cut
 
+    @settings(deadline=None)
     @given(st.binary(max_size=20))
     def test_any_bytes_are_a_cut_or_damage(self, data: bytes) -> None:
         try:
@@ -328,6 +331,7 @@ class TestPacking:
             return
         assert pack_cut(cut) == data
 
+    @settings(deadline=None)
     @given(st.binary(max_size=300))
     def test_any_bytes_are_a_tree_or_damage(self, data: bytes) -> None:
         try:

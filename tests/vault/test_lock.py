@@ -9,6 +9,7 @@ import pytest
 from eph_e2ee.errors import VaultForeign, VaultInUse, VaultUnavailable
 from eph_e2ee.vault import lock as module
 from eph_e2ee.vault.lock import VaultLock
+from tests.vault.places import open_below
 
 HOLD = """
 import sys
@@ -75,8 +76,7 @@ def test_a_file_system_without_locks_is_told(folder: Path, monkeypatch: pytest.M
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", no_locks)
-    before = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(VaultUnavailable, match="No locks"):
         VaultLock.acquire(folder)
     assert module._held == set()
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert open_below(folder) == []

@@ -19,7 +19,7 @@ from eph_e2ee.vault import passphrase, primitives
 from eph_e2ee.vault.passphrase import PassphraseRootKey
 from eph_e2ee.vault.primitives import LARGEST_MEMORY, Cost, Secret, checksum
 from tests.support.disk import Crash, Disk
-from tests.vault.places import PASSPHRASE, TINY, with_passphrase
+from tests.vault.places import PASSPHRASE, TINY, is_whole, with_passphrase
 
 OLD, NEW, NEWER = Secret(b"o" * 32), Secret(b"n" * 32), Secret(b"N" * 32)
 OTHER = "another passphrase"
@@ -224,12 +224,6 @@ def forge(path: Path, cost: bytes) -> None:
     path.write_bytes(record + checksum(record) + content[RECORD:])
 
 
-def is_whole(path: Path, disk: Disk, budget: int) -> bool:
-    """Whether a new record is on the disk: its last byte may be the one that was there before."""
-    there = path.read_bytes()[4096 + budget : 4096 + RECORD]
-    return there == disk.lost[: len(there)]
-
-
 class TestCrash:
     @pytest.mark.parametrize("budget", TORN)
     def test_replacing_torn_anywhere_leaves_a_key(
@@ -244,7 +238,7 @@ class TestCrash:
         after = with_passphrase(folder)
         found = after.candidates()
         assert (OLD in found) == (budget <= 4096 + 9)
-        assert (NEW in found) == is_whole(path, disk, budget)
+        assert (NEW in found) == is_whole(path, disk, budget, RECORD)
         after.keep(found[-1])
         assert opens(folder, PASSPHRASE) == (found[-1],)
         after.replace(NEWER)
@@ -345,7 +339,7 @@ class TestChanging:
             with pytest.raises(Crash):
                 root_key.change_passphrase(OTHER)
         assert bool(opens(folder, PASSPHRASE)) == (budget <= 4096 + 9)
-        assert bool(opens(folder, OTHER)) == is_whole(path, disk, budget)
+        assert bool(opens(folder, OTHER)) == is_whole(path, disk, budget, RECORD)
         finished(folder)
 
     @pytest.mark.parametrize("sync", [0, 1])

@@ -14,6 +14,7 @@ from eph_e2ee.vault.privatefile import (
     read_private,
     write_through,
 )
+from tests.vault.places import open_below
 
 
 class TestFolder:
@@ -98,12 +99,7 @@ class TestFile:
     def test_refusals_do_not_leak_descriptors(self, tmp_path: Path) -> None:
         path = tmp_path / "file"
         path.touch(0o644)
-        before = open_descriptors()
         for _ in range(5):
             with pytest.raises(VaultUnavailable):
                 read_private(path)
-        assert open_descriptors() == before
-
-
-def open_descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
+        assert open_below(tmp_path) == []

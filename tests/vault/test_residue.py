@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from eph_e2ee.vault.vault import Vault
     from tests.support.clock import ManualClock
 
-SENTINELS = (b"sentinel", b"rosa", b"peter", b"example.org")
+SENTINELS = (b"sentinel", b"example.org")
+"""In every text, bare JID, id and value here; in a megabyte of noise four letters stand by chance
+once in four thousand runs."""
 
 
 def assert_nothing_in_clear(folder: Path) -> None:

@@ -26,8 +26,9 @@ __all__ = ["Attack", "Life", "attack", "guessed_names", "leaks_in", "live", "rep
 SLOT_HEADER: Final = 38
 """Bytes of a slot of the key file before what is sealed begins."""
 
-SENTINELS: Final = (b"sentinel", b"example.org", b"s\0e\0n\0t\0i\0n\0e\0l\0", b"undone")
-"""In every text, bare JID, message id and value of the programs."""
+SENTINELS: Final = (b"sentinel", b"example.org", b"s\0e\0n\0t\0i\0n\0e\0l\0", b"the undone")
+"""In every text, bare JID, message id and value of the programs, and a key of a value: none is so
+short that it stands in many megabytes of noise by chance."""
 
 
 @dataclass

@@ -14,6 +14,7 @@ from slixmpp.plugins.base import register_plugin
 from slixmpp.stanza import Iq, Message, Presence
 
 import eph_e2ee
+from tests.support.client import SECONDS
 
 if TYPE_CHECKING:
     from omemo.types import JSONType
@@ -147,7 +148,7 @@ class TestClient(ClientXMPP):
         self.add_event_handler("omemo_initialized", lambda _: started.set())
         self.event("session_bind", self.boundjid)
         if "xep_0384" in self.plugin:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(SECONDS):
                 await started.wait()
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from eph_e2ee.vault.ratchets import Ratchets
 from eph_e2ee.vault.vault import Vault
+from eph_e2ee.xmpp import devices, fetching, servertime
+from tests.support.client import SECONDS
 from tests.support.clock import ManualClock
 from tests.xmpp.clients import World
 from tests.xmpp.people import Person, Server
@@ -21,6 +23,16 @@ def pytest_configure(config: pytest.Config) -> None:
     """Let slixmpp-omemo 2.2 find its plugins in the way that slixmpp 1.17 would rather not see."""
     told = "ignore:Accessing plugins through the XMPP object:DeprecationWarning:slixmpp_omemo"
     config.addinivalue_line("filterwarnings", told)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def patience() -> Iterator[None]:
+    """Take no server for mute that stands still with its machine: the library waits ten seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices, "PATIENCE", SECONDS)
+        patch.setattr(fetching, "PATIENCE", SECONDS)
+        patch.setattr(servertime, "ANSWER", SECONDS)
+        yield
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import eph_e2ee
 from eph_e2ee.errors import Reason, RemoteProtocolError
 from eph_e2ee.model import BareJid
 from eph_e2ee.xmpp.parcel import MODERN, OLD
+from tests.support.client import SECONDS
 from tests.xmpp.clients import OurPlugin, TheirPlugin, World, plugged
 
 if TYPE_CHECKING:
@@ -244,7 +245,7 @@ async def test_a_person_may_take_their_time(world: World) -> None:
     rosa, ours = await plugged(world, "rosa", Asking)
     peter, theirs = await plugged(world, "peter", OurPlugin)
     sending = asyncio.create_task(ours.encrypt_message(rosa_message(rosa, PETER), PETER, "a tab"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(SECONDS):
         await ours.asked.wait()
         sealed, _ = await theirs.encrypt_message(rosa_message(peter, ROSA), ROSA)
         opened, _ = await ours.decrypt_message(world.carry(sealed, peter, rosa))

@@ -14,6 +14,7 @@ from eph_e2ee.xmpp.archive import Archive, ArchiveUnavailable, Page, PositionLos
 from eph_e2ee.xmpp.arrivals import Arrivals
 from eph_e2ee.xmpp.members import Members
 from eph_e2ee.xmpp.parcel import MODERN
+from tests.support.client import SECONDS
 from tests.xmpp.clients import TestClient, World
 
 OWN, PETER = BareJid("rosa@example.org"), BareJid("peter@example.org")
@@ -85,7 +86,7 @@ def archive(client: TestClient) -> Archive:
 async def asked(
     archive: Archive, after: str | None = None, start: datetime | None = None, of: BareJid = OWN
 ) -> Page:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(SECONDS):
         return await archive.page(of, after=after, start=start, size=50)
 
 

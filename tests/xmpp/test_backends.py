@@ -15,6 +15,7 @@ from x3dh.pre_key_pair import PreKeyPair
 from eph_e2ee.errors import VaultUnavailable
 from eph_e2ee.xmpp import backends
 from eph_e2ee.xmpp.parcel import MODERN, OLD
+from tests.support.client import SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -86,7 +87,7 @@ async def test_the_rotation_of_keys_outlives_a_full_disk(
     monkeypatch.setattr(rosa.ratchets, "commit_with", refusing_once(rosa.ratchets, after))
     rotation: Any = rosa.sessions._SessionManager__manage_signed_pre_key_rotation  # type: ignore[attr-defined]
     task = asyncio.create_task(rotation(-1, AsyncFramework.ASYNCIO))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(SECONDS):
         while any(server.bundles[name] == old for name, old in before.items()):
             await asyncio.sleep(0)
             assert not task.done()

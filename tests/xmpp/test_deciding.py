@@ -12,6 +12,7 @@ from eph_e2ee.model import BareJid, DeviceId, Trust
 from eph_e2ee.protocol.capability import Answer, Capability
 from eph_e2ee.xmpp.deciding import Deciding
 from eph_e2ee.xmpp.devices import Device
+from tests.support.client import SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -143,7 +144,7 @@ async def test_what_the_callback_sends_does_not_wait_for_itself(inside: bool) ->
         await (question if inside else asyncio.create_task(question))
 
     deciding = Deciding(decide)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SECONDS):
         await deciding.ask([ONE, TWO])
     assert heard == [[ONE, TWO], [THREE]]
 
@@ -186,5 +187,5 @@ async def test_a_callback_may_end_everything() -> None:
         await deciding.close()
 
     deciding = Deciding(decide)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SECONDS):
         await deciding.ask([ONE])

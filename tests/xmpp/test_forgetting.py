@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from itertools import count, islice
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,8 +19,16 @@ from tests.xmpp.people import Person, talk
 from tests.xmpp.test_trust import decide, device_of, level, standing
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from eph_e2ee.vault.archive import Transaction
     from tests.xmpp.test_trust import NewPerson
+
+
+def made_up(person: Person) -> Iterator[int]:
+    """Numbers of devices, none of which is a true one's: those are drawn from all there are."""
+    true = {device for _, _, device in person.server.bundles}
+    return (number for number in count(1) if number not in true)
 
 
 async def flood(person: Person, jid: str, *last: int) -> None:
@@ -27,9 +36,10 @@ async def flood(person: Person, jid: str, *last: int) -> None:
 
     In legacy OMEMO, which has no labels: nobody looks for the keys of made-up devices.
     """
+    numbers = made_up(person)
     await person.sessions.update_device_list(MODERN, jid, {})
-    for start in (1, 1 + MAX_DEVICES):
-        devices = dict.fromkeys(range(start, start + MAX_DEVICES))
+    for _ in range(2):
+        devices = dict.fromkeys(islice(numbers, MAX_DEVICES))
         await person.sessions.update_device_list(OLD, jid, devices)
     await person.sessions.update_device_list(OLD, jid, {})
     await person.sessions.update_device_list(MODERN, jid, dict.fromkeys(last))
@@ -139,10 +149,10 @@ async def test_who_cycles_devices_fills_nothing(person: NewPerson) -> None:
         await rosa.decrypt(await each.encrypt(rosa, b"text"))
         await lay_aside(rosa, each)
     *gone, listed = cycled
-    jid = listed.jid
-    for start in (1, MAX_DEVICES):
-        made_up = dict.fromkeys(range(start, start + MAX_DEVICES - 1))
-        await rosa.sessions.update_device_list(OLD, jid, {listed.device: None, **made_up})
+    jid, numbers = listed.jid, made_up(rosa)
+    for _ in range(2):
+        others = dict.fromkeys(islice(numbers, MAX_DEVICES - 1))
+        await rosa.sessions.update_device_list(OLD, jid, {listed.device: None, **others})
     for each in gone:
         assert await stored(rosa, session(jid, each.device)) == []
     assert await stored(rosa, session(jid, listed.device)) == session(jid, listed.device)

@@ -11,6 +11,7 @@ from slixmpp import JID
 from slixmpp.stanza import Message, Presence
 
 from eph_e2ee.xmpp.lifecycle import Lifecycle
+from tests.support.client import SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,9 +47,9 @@ async def leaves(client: TestClient, stanza: StanzaBase) -> None:
     sent: list[object] = []
     client.send_raw = sent.append  # type: ignore[method-assign, assignment]
     task = client.loop.create_task(client.run_filters())
-    client.loop.call_later(5, task.cancel)
-    while len(sent) < 2:  # noqa: ASYNC110 -- a list is no event
-        await asyncio.sleep(0)
+    async with asyncio.timeout(SECONDS):
+        while len(sent) < 2:  # noqa: ASYNC110 -- a list is no event
+            await asyncio.sleep(0)
     task.cancel()
     await asyncio.sleep(0)
 

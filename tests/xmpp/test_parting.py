@@ -13,7 +13,7 @@ from slixmpp import ClientXMPP
 from eph_e2ee.xmpp.outdated import Encrypted
 from eph_e2ee.xmpp.parcel import MODERN, OLD
 from eph_e2ee.xmpp.parting import Parting
-from tests.support.client import disconnect, new_context
+from tests.support.client import SECONDS, disconnect, new_context
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -47,7 +47,7 @@ class Wire(ClientXMPP):
 
     async def left(self) -> list[Element]:
         """What has left, once all has."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SECONDS):
             await self.waiting_queue.join()
         return self.written
 

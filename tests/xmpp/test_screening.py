@@ -11,6 +11,7 @@ from slixmpp.exceptions import IqError
 from slixmpp.stanza import Message, Presence
 
 from eph_e2ee.xmpp.screening import MAX_DEPTH, MAX_ITEMS, screened
+from tests.support.client import SECONDS
 from tests.xmpp.clients import OurPlugin, TestClient, World
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ async def test_an_error_of_no_known_kind_is_an_error_all_the_same(
 
     monkeypatch.setattr(world, "asked", answer)
     question: Any = client.make_iq_get()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SECONDS):
         with pytest.raises(IqError) as caught:
             await question.send()
     assert caught.value.condition == "undefined-condition"

@@ -10,6 +10,7 @@ import pytest
 
 from eph_e2ee.xmpp import servertime
 from eph_e2ee.xmpp.servertime import ServerTime
+from tests.support.client import SECONDS
 from tests.xmpp.clients import TestClient, World
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ async def test_a_server_that_is_silent_is_not_waited_for_long(
 ) -> None:
     monkeypatch.setattr(servertime, "ANSWER", 0.001)
     world.answer = None
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(SECONDS):
         assert await server.server_time() is None
 
 

@@ -10,6 +10,7 @@ from omemo.session_manager import DeviceListDownloadFailed, SenderNotFound
 from eph_e2ee.xmpp import fetching
 from eph_e2ee.xmpp.downloads import FRESH, Downloads
 from eph_e2ee.xmpp.parcel import MODERN
+from tests.support.client import SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -57,7 +58,7 @@ async def opens(
     person: Person, message: omemo.Message, server: Server, patch: pytest.MonkeyPatch
 ) -> None:
     """Have the server answer again, and open a message."""
-    patch.setattr(fetching, "PATIENCE", 10)
+    patch.setattr(fetching, "PATIENCE", SECONDS)
     server.opened.set()
     assert await person.decrypt(message) == b"text"
 
@@ -113,7 +114,7 @@ async def test_who_asks_for_a_list_does_ask(
     with pytest.raises(DeviceListDownloadFailed):
         await rosa.knows(anna)
     assert asked(anna) == before + 1
-    monkeypatch.setattr(fetching, "PATIENCE", 10)
+    monkeypatch.setattr(fetching, "PATIENCE", SECONDS)
     server.opened.set()
     await rosa.knows(anna)
     await opens(rosa, message, server, monkeypatch)

@@ -19,6 +19,7 @@ from eph_e2ee.xmpp.account import Account
 from eph_e2ee.xmpp.parcel import MODERN, OLD
 from eph_e2ee.xmpp.proofs import READS_ENVELOPES
 from eph_e2ee.xmpp.startup import FIRST_RETRY, LONGEST_RETRY, RETRY
+from tests.support.client import SECONDS
 from tests.xmpp.clients import Kept, OurPlugin, World
 from tests.xmpp.test_account import Silent
 
@@ -112,7 +113,7 @@ async def test_a_failed_start_is_tried_again_by_itself(world: World) -> None:
     assert not waiting.done()
     world.failing = set()
     schedule.run()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SECONDS):
         await waiting
     assert RETRY not in schedule.waiting
     assert plugin._retry_after == FIRST_RETRY
@@ -152,7 +153,7 @@ async def test_cancelling_one_who_waits_cancels_nothing_else(world: World) -> No
     one, other = (asyncio.create_task(plugin.get_session_manager()) for _ in range(2))
     await asyncio.sleep(0)
     one.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SECONDS):
         assert await other is plugin.sessions
     assert one.cancelled()
 
@@ -211,7 +212,7 @@ async def test_the_end_leaves_everything_as_it_was(
     account.listen(lambda _: None, Silent())
     world.failing = failing
     client.event("session_bind", client.boundjid)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(SECONDS):
         while not (RETRY in client.scheduled_events or account.omemo._running.is_set()):  # noqa: ASYNC110 -- no event tells of it
             await asyncio.sleep(0)
     assert account.omemo._running.is_set() is not bool(failing)
