@@ -24,7 +24,7 @@ def added(vault: Transaction, letters: list[Letter], waiting: Waiting) -> list[E
         places.append(None if letter.message is None else len(new))
         if letter.message is not None:
             message = letter.message
-            for at, before in _reads(vault, message, waiting):
+            for at, before in _reads(vault, letter, message, waiting):
                 read = lifetime.step(message.lifetime, lifetime.Event.READ, at)
                 message = replace(message, lifetime=read)
                 if before:
@@ -41,10 +41,15 @@ def added(vault: Transaction, letters: list[Letter], waiting: Waiting) -> list[E
 
 
 def _reads(
-    vault: Transaction, message: NewMessage, waiting: Waiting
+    vault: Transaction, letter: Letter, message: NewMessage, waiting: Waiting
 ) -> Iterator[tuple[float, bool]]:
-    """Yield when a message was read whose reads have waited, and whether all before it were."""
+    """Yield when a message was read whose reads have waited, and whether all before it were.
+
+    What is not trusted, or came through a room, may have any name: no others were read with it.
+    """
+    covers = letter.believed and letter.arrival.room is None
     names = [name for name in message.replay_ids if isinstance(name, str)]
     for heard in waiting.take(names):
         # Where nobody has said when, a server has told it: no message that comes late is burned.
-        yield vault.now() + SHORTEST_CLEAR_TIMER if heard.at is None else heard.at, heard.before
+        at = vault.now() + SHORTEST_CLEAR_TIMER if heard.at is None else heard.at
+        yield at, heard.before and covers

@@ -56,10 +56,10 @@ class Notices:
         for read in letter.marks.read:
             at = min(now, read.stamp / 1000)
             for each in read.message_ids:
-                _read(vault, id_name(read.conversation, each), at, waiting, before=False)
+                _read(vault, id_name(read.conversation, each), at, waiting)
         if letter.own:  # a marker for the peer: what clients of other makes leave it at
             for each in letter.marks.displayed:
-                _read(vault, id_name(letter.peer, each), letter.sent_at, waiting, before=True)
+                _read(vault, id_name(letter.peer, each), letter.sent_at, waiting, to=letter.peer)
         return []
 
     def left(self, vault: Transaction, copy: Arrival) -> list[Delivered]:
@@ -145,12 +145,19 @@ class Notices:
         return [number for number in found if number]
 
 
-def _read(vault: Transaction, name: str, at: float, waiting: Waiting, *, before: bool) -> None:
+def _read(
+    vault: Transaction, name: str, at: float, waiting: Waiting, *, to: BareJid | None = None
+) -> None:
+    """Start the timer of a message, now or when it comes.
+
+    A marker `to` a peer covers all before it. In a room the peer may have sent something under the
+    same id, which is not what the marker is of.
+    """
     number = vault.find(name)
     if number is None:
-        waiting.add(name, Heard(at, before))
+        waiting.add(name, Heard(at, before=to is not None))
     else:
-        mark_read(vault, number, at, before=before)
+        mark_read(vault, number, at, before=to is not None, conversation=to)
 
 
 async def _nothing(_: MessageId) -> None:

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from eph_e2ee.errors import VaultDamaged
 from eph_e2ee.events import Delivered
-from eph_e2ee.model import BareJid, Delivery, Direction, Entry, Phase
+from eph_e2ee.model import BareJid, Delivery, Direction, Entry, Phase, Trust
 from eph_e2ee.protocol.lifetime import Event
 from eph_e2ee.vault.archive import Transaction
 
@@ -39,6 +39,8 @@ WAITING: Final = "reads"
 
 COVERING: Final = "until "
 """What the names begin with there of reads that are of all messages before theirs as well."""
+
+UNTRUSTED: Final = (Trust.UNDECIDED, Trust.DISTRUSTED)
 
 LOG = logging.getLogger(__name__)
 
@@ -98,21 +100,32 @@ class Waiting:
             self._vault.put_value(WAITING, json.dumps(self._reads) if self._reads else None)
 
 
-def mark_read(vault: Transaction, number: int, at: float, *, before: bool) -> None:
+def mark_read(
+    vault: Transaction,
+    number: int,
+    at: float,
+    *,
+    before: bool,
+    conversation: BareJid | None = None,
+) -> None:
     """Have the timer of a message run since `at`, in seconds; never later than it does already.
 
     Args:
         vault: the work's transaction.
         number: an incoming message; nothing happens to another one.
         at: when it was read.
-        before: whether all unread ones before it in its conversation were, too.
+        before: whether all unread ones before it in its conversation were, too. A message of a
+            device that is not trusted covers no other: its place and its time are that device's.
+        conversation: the one that it must be in; None where that is known.
     """
     with suppress(VaultDamaged):
         entry = vault.entry(number)
         if entry is None or entry.direction is not Direction.INCOMING:
             return
+        if conversation not in (None, entry.conversation):
+            return
         vault.apply(number, Event.READ, at)
-        if not before:
+        if not before or (entry.content is not None and entry.content.trust in UNTRUSTED):
             return
         for each in _unread(vault, entry, number - 1):
             # What came out of an archive later may have been sent before.

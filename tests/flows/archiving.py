@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from tests.flows.conftest import Party, Town
     from tests.xmpp.clients import TestClient
 
-__all__ = ["Kept", "Shelves", "absent", "missed", "names", "position", "rejections"]
+__all__ = [
+    "CARBONS",
+    "FORWARDED",
+    "Kept",
+    "Shelves",
+    "absent",
+    "missed",
+    "names",
+    "position",
+    "rejections",
+]
 
 CARBONS: Final = "{urn:xmpp:carbons:2}"
 DATA: Final = "{jabber:x:data}"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
-from xml.etree.ElementTree import fromstring, tostring
+from xml.etree.ElementTree import Element, SubElement, fromstring, tostring
 
 import pytest
 
 from eph_e2ee.errors import NoEligibleDevices, RoomUnsuitable
+from eph_e2ee.model import BareJid, Phase
 from eph_e2ee.protocol import marks
 from eph_e2ee.xmpp import devices, fetching
 from eph_e2ee.xmpp.parcel import MODERN
+from tests.flows.archiving import CARBONS, FORWARDED
 from tests.support.client import SECONDS
 from tests.xmpp.rooming import ROOM, ROSA, USER, Rooming, join
 
@@ -209,3 +212,25 @@ async def test_one_whose_server_is_mute_holds_up_nobody(
     await peter.idle()
     assert peter.bodies == ["one", "two"]
     assert world.requests.count((mute, "items")) == 1
+
+
+async def test_a_marker_to_a_member_says_nothing_of_the_room(town: Town, world: Rooming) -> None:
+    """F31, F18: else one id for two messages had what others wrote there burned unread."""
+    rosa, anna, peter = [await town.party(name) for name in ("rosa", "anna", "peter")]
+    phone = await town.party("peter")
+    await gathered(world, rosa, anna, peter)
+    await anna.chat.send(ROOM, "by Anna", timer=timedelta(minutes=1))
+    await reflected(anna, rosa, peter)
+    sent = await rosa.chat.send(ROOM, "by Rosa", timer=timedelta(minutes=1))
+    await reflected(rosa, anna, peter)
+    assert sent.message_id is not None
+    await phone.chat._outgoing.signal(BareJid(rosa.jid), [marks.write_displayed(sent.message_id)])
+    (marker,) = phone.client.sent
+    marker.xml.set("from", phone.client.boundjid.full)
+    carbon = Element("{jabber:client}message", {"from": peter.jid, "to": peter.jid})
+    SubElement(SubElement(carbon, f"{CARBONS}sent"), FORWARDED).append(marker.xml)
+    peter.client.receive(carbon)
+    await peter.idle()
+    assert peter.jid not in {each.sender for each in peter.events["rejected"]}
+    heard = [(each.body, each.phase) for each in await peter.chat.history(ROOM)]
+    assert heard[:2] == [("by Rosa", Phase.UNREAD), ("by Anna", Phase.UNREAD)]

@@ -11,7 +11,7 @@ from sqlalchemy import bindparam, update
 
 from eph_e2ee.clear import SHORTEST_CLEAR_TIMER
 from eph_e2ee.events import ChatState
-from eph_e2ee.model import BareJid, Delivery, MessageId, Phase
+from eph_e2ee.model import BareJid, Delivery, MessageId, Phase, Trust
 from eph_e2ee.protocol import marks
 from eph_e2ee.protocol.marks import Read
 from eph_e2ee.vault.database import messages
@@ -312,6 +312,28 @@ async def test_the_server_tells_of_a_message_before_it_comes(
     assert [each.deadline for each in others] == [latest] * 3
     phases = [message.phase for message in peter.events["message"]]
     assert phases == [Phase.RUNNING, Phase.RUNNING, Phase.UNREAD]
+
+
+async def test_what_an_untrusted_device_has_sent_covers_nothing(
+    rosa: Party, town: Town, world: Shelves
+) -> None:
+    """F31: a server can add a device, and have it send what it then says was read last."""
+    peter = await town.party("peter", trust="manual")
+    added = await town.party("rosa")
+    await peter.chat.devices(ROSA)
+    await peter.chat.trust(ROSA, rosa.device, "trusted")
+    await rosa.chat.send(PETER, "of a trusted device", timer=MINUTE)
+    await town.deliver()
+    notices: Any = peter.chat._incoming._notices
+    last = f"a{world._names + 2}"
+    await notices.displayed(ROSA, last)
+    await added.chat.send(PETER, "of another one", timer=MINUTE)
+    await town.deliver()
+    for _ in range(2):
+        undecided, trusted = (await peter.chat.history(ROSA))[:2]
+        assert (undecided.trust, undecided.phase) == (Trust.UNDECIDED, Phase.RUNNING)
+        assert (trusted.trust, trusted.phase) == (Trust.TRUSTED, Phase.UNREAD)
+        await notices.displayed(ROSA, last)
 
 
 async def test_the_server_names_another_conversations_message(
