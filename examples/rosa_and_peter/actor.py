@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 CHECKOUT: Final = Path(__file__).parent.parent.parent
 
-PATIENCE: Final = 20.0
+PATIENCE: Final = 60.0
 """Seconds for an answer; a start takes about two, everything else a fraction of one."""
 
 

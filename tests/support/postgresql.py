@@ -160,8 +160,12 @@ class Server:
         """Return every file of the server's, its log included, as they are on the disk now."""
         with self.connect() as connection:
             connection.execute("CHECKPOINT")
-        files = (path for path in self.folder.rglob("*") if path.is_file())
-        return {str(path.relative_to(self.folder)): path.read_bytes() for path in files}
+        found: dict[str, bytes] = {}
+        for path in self.folder.rglob("*"):
+            with contextlib.suppress(FileNotFoundError):  # a temporary one, gone by now
+                if path.is_file():
+                    found[str(path.relative_to(self.folder))] = path.read_bytes()
+        return found
 
     def start(self) -> Self:
         """Start the server, with a fresh data directory the first time; return once it answers.
@@ -302,10 +306,12 @@ class Site:
 
     def disconnect(self) -> None:
         """End the sessions of all vaults, and return once they have ended."""
-        self.run(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        ended = self.run(
+            "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity"
             " WHERE application_name = 'eph_e2ee' AND datname = current_database()"
         )
+        if not all(done for (done,) in ended):
+            raise PostgreSQLError("a session did not end in time")
 
 
 def _version(folder: Path) -> tuple[int, ...]:
