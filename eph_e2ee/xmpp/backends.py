@@ -16,6 +16,7 @@ from omemo.storage import Maybe, Storage
 
 from eph_e2ee.errors import VaultError
 from eph_e2ee.xmpp import crossing, published
+from eph_e2ee.xmpp.fronting import Front
 from eph_e2ee.xmpp.gate import Gate
 from eph_e2ee.xmpp.standing import Standing
 
@@ -29,7 +30,7 @@ RETRY: Final = 60.0
 """Seconds until the vault is asked again: as long as python-omemo waits for a server."""
 
 
-class _Beginning(Storage):
+class _Beginning(Front):
     """A storage as it is needed to begin sessions: without our own pre keys.
 
     python-omemo derives the public keys of all of them, twice for each session that it begins, and
@@ -37,19 +38,12 @@ class _Beginning(Storage):
     """
 
     def __init__(self, storage: Storage, namespace: str) -> None:
-        super().__init__(disable_cache=True)
-        self._storage = storage
+        super().__init__(storage)
         self._state = f"/{namespace}/x3dh"
 
     async def _load(self, key: str) -> Maybe[Any]:
-        loaded = await self._storage.load(key)
+        loaded = await super()._load(key)
         return loaded.fmap(_without_pre_keys) if key == self._state else loaded
-
-    async def _store(self, key: str, value: Any) -> None:
-        await self._storage.store(key, value)
-
-    async def _delete(self, key: str) -> None:
-        await self._storage.delete(key)
 
 
 def _without_pre_keys(state: Any) -> Any:
