@@ -14,14 +14,20 @@ import base64
 from collections.abc import Awaitable, Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
-from omemo.storage import Just, Maybe, Nothing, Storage
+from omemo.storage import Just, Maybe, Nothing, Storage, StorageException
 from omemo.types import JSONType
 
+from eph_e2ee.errors import VaultError
 from eph_e2ee.xmpp.fronting import Front
 
-__all__ = ["Gathered"]
+__all__ = ["Gathered", "is_of_storage"]
+
+Value = TypeVar("Value")
+
+NOTE: Final = "raised by the storage that the application has given to OMEMO"
+"""On whatever it raises: storages have exceptions of their own, for which no peer is to blame."""
 
 
 class _Change(Protocol):
@@ -136,7 +142,7 @@ class Gathered(Front):
     async def _write(self) -> None:
         async with self._lock:
             for key, change in list(self._leaving.items()):
-                await change.write(self._behind, key)
+                await self._answer(change.write(self._behind, key))
                 if self._leaving.get(key) is change:  # and no newer one
                     del self._leaving[key]
 
@@ -144,6 +150,14 @@ class Gathered(Front):
         self._writing.discard(task)
         if not task.cancelled():
             task.exception()  # whoever waits for it hears of it, if anybody does
+
+    async def _answer(self, asked: Awaitable[Value]) -> Value:
+        try:
+            return await asked
+        except Exception as error:
+            if not is_of_storage(error):
+                error.add_note(NOTE)
+            raise
 
     def _holds(self, key: str) -> bool:
         return key in self._pending or key in self._leaving
@@ -163,3 +177,9 @@ class Gathered(Front):
     def _put(self, key: str, change: _Change) -> None:
         self._pending.pop(key, None)
         self._pending[key] = change
+
+
+def is_of_storage(error: Exception) -> bool:
+    """Tell whether the storage has failed, and not a peer or the network."""
+    known = isinstance(error, StorageException | VaultError)
+    return known or NOTE in getattr(error, "__notes__", ())
