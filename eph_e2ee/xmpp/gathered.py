@@ -95,6 +95,11 @@ class Gathered(Front):
         return f"<Gathered: {len(self._pending)} pending, {len(self._leaving)} leaving>"
 
     @property
+    def pending(self) -> bool:
+        """Whether anything has been stored or deleted since the last commit."""
+        return bool(self._pending)
+
+    @property
     def lost(self) -> bool:
         """Nothing is: what was refused is still to be written."""
         return False
@@ -115,10 +120,15 @@ class Gathered(Front):
             self._leaving.pop(key, None)
         self._leaving |= self._pending
         self._pending = {}
-        task = asyncio.ensure_future(self._write())
-        self._writing.add(task)
-        task.add_done_callback(self._written)
-        return asyncio.shield(task)
+        return asyncio.shield(self._written_soon())
+
+    def try_again(self) -> Awaitable[None]:
+        """Have what was refused written, for an operation that waits for none of it."""
+        if self._leaving and not self._writing:
+            self._written_soon()
+        nothing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        nothing.set_result(None)
+        return nothing
 
     def discard(self) -> None:
         """Forget what is pending: the step that stored it has failed."""
@@ -145,6 +155,12 @@ class Gathered(Front):
                 await self._answer(change.write(self._behind, key))
                 if self._leaving.get(key) is change:  # and no newer one
                     del self._leaving[key]
+
+    def _written_soon(self) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(self._write())
+        self._writing.add(task)
+        task.add_done_callback(self._written)
+        return task
 
     def _written(self, task: asyncio.Task[None]) -> None:
         self._writing.discard(task)

@@ -103,3 +103,19 @@ async def test_a_storage_that_cannot_be_read_ends_an_encryption(world: World) ->
         await said(world, anna, bert, "two")
     decrypted, _ = await reading.decrypt_message(await said(world, anna, bert, "three"))
     assert decrypted["body"] == "three"
+
+
+async def test_a_full_disk_keeps_nobody_from_reading(world: World) -> None:
+    """A message has been opened meanwhile, and its ratchet is still to be written."""
+    anna, _ = await plugged(world, "anna", OurPlugin)
+    bert, plugin = await plugged(world, "bert", Adopted)
+    message = await said(world, anna, bert, "good morning")
+    plugin.kept.full = True
+    decrypted, _ = await plugin.decrypt_message(message)
+    assert decrypted["body"] == "good morning"
+    sessions = await plugin.get_session_manager()
+    (device,) = await sessions.get_device_information(anna.boundjid.bare)
+    own, _ = await sessions.get_own_device_information()
+    assert device != own
+    with pytest.raises(OSError, match="no space left"):
+        await said(world, bert, anna, "nothing leaves")

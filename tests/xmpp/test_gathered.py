@@ -200,6 +200,50 @@ async def test_nothing_is_written_beside_the_values(gathered: Gathered) -> None:
         gathered.commit_with(lambda _: None)
 
 
+class Full(Counted):
+    """A storage on a full disk."""
+
+    full = True
+
+    async def _store(self, key: str, value: JSONType) -> None:
+        if self.full:
+            raise StorageException("sentinel")
+        await super()._store(key, value)
+
+
+async def test_who_only_reads_is_not_failed_by_what_others_wrote() -> None:
+    """And has it written again, though nobody waits for that."""
+    kept, written = Full(), list[str]()
+    gate = Gate(kept)
+    gathered = gate.storage
+    assert isinstance(gathered, Gathered)
+
+    async def read() -> int:
+        return (await gathered.load_primitive("/a", int)).maybe(0)
+
+    async def upload() -> None:
+        unit = gate.unit
+        assert unit is not None
+
+        async def note() -> None:
+            written.extend(kept.written)
+
+        unit.uploads["bundle",] = note
+
+    with pytest.raises(StorageException):
+        await gate.run(lambda: gathered.store("/a", 1))
+    assert [await gate.run(read) for _ in range(3)] == [1, 1, 1]
+    assert len(gathered._writing) <= 1
+    with pytest.raises(StorageException):
+        await gate.run(upload)  # what leaves is built on it
+    kept.full = False
+    await gate.run(read)
+    await asyncio.gather(*gathered._writing)
+    assert kept.written == ["/a"]
+    await gate.run(upload)
+    assert written == ["/a"]
+
+
 # -- with real ratchets ----------------------------------------------------------------------------
 
 
