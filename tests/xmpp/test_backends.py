@@ -199,6 +199,17 @@ async def test_a_bundle_that_the_vault_does_not_give_is_told_as_python_omemo_exp
         await rosa.sessions._upload_bundle(server.bundles[MODERN, rosa.jid, rosa.device])
 
 
+async def test_a_bundle_that_an_applications_storage_does_not_give_is_told_so_as_well(
+    adopter: Adopter, server: Server
+) -> None:
+    assert isinstance(adopter.kept, Refusing)
+    adopter.kept.refusals = 1
+    bundle = server.bundles[MODERN, adopter.jid, adopter.device]
+    with pytest.raises(BundleUploadFailed):
+        await adopter.sessions._upload_bundle(bundle)
+    await adopter.sessions._upload_bundle(bundle)
+
+
 async def test_a_bundle_that_has_grown_old_is_not_uploaded(
     person: NewPerson, server: Server
 ) -> None:
