@@ -14,9 +14,10 @@ from omemo.message import EncryptedKeyMaterial, PlainKeyMaterial
 from omemo.session import Session
 from omemo.storage import Maybe, Storage
 
-from eph_e2ee.errors import VaultError
 from eph_e2ee.xmpp import crossing, published
+from eph_e2ee.xmpp.fronting import Front
 from eph_e2ee.xmpp.gate import Gate
+from eph_e2ee.xmpp.gathered import is_of_storage
 from eph_e2ee.xmpp.standing import Standing
 
 __all__ = ["Legacy", "Modern"]
@@ -26,10 +27,10 @@ log = logging.getLogger(__name__)
 Value = TypeVar("Value")
 
 RETRY: Final = 60.0
-"""Seconds until the vault is asked again: as long as python-omemo waits for a server."""
+"""Seconds until the storage is asked again: as long as python-omemo waits for a server."""
 
 
-class _Beginning(Storage):
+class _Beginning(Front):
     """A storage as it is needed to begin sessions: without our own pre keys.
 
     python-omemo derives the public keys of all of them, twice for each session that it begins, and
@@ -37,19 +38,12 @@ class _Beginning(Storage):
     """
 
     def __init__(self, storage: Storage, namespace: str) -> None:
-        super().__init__(disable_cache=True)
-        self._storage = storage
+        super().__init__(storage)
         self._state = f"/{namespace}/x3dh"
 
     async def _load(self, key: str) -> Maybe[Any]:
-        loaded = await self._storage.load(key)
+        loaded = await super()._load(key)
         return loaded.fmap(_without_pre_keys) if key == self._state else loaded
-
-    async def _store(self, key: str, value: Any) -> None:
-        await self._storage.store(key, value)
-
-    async def _delete(self, key: str) -> None:
-        await self._storage.delete(key)
 
 
 def _without_pre_keys(state: Any) -> Any:
@@ -129,17 +123,19 @@ class _Backend(Backend):
         await self._in_turn(super().rotate_signed_pre_key)  # type: ignore[safe-super]
 
     async def get_bundle(self, bare_jid: str, device_id: int) -> Any:
-        """Our own bundle, of which everything is committed."""
+        """Our own bundle; uploading it waits for the commit of what is in it."""
         return await self._in_turn(functools.partial(super().get_bundle, bare_jid, device_id))  # type: ignore[safe-super]
 
     async def _in_turn(self, step: Callable[[], Awaitable[Value]]) -> Value:
-        """Do it alone, and again until the vault can: an error would end the task for good."""
+        """Do it alone, and again until the storage can: an error would end the task for good."""
         if self.gate.unit is not None:
             return await step()
         while True:
             try:
                 return await self.gate.run(step)
-            except VaultError as error:
+            except Exception as error:
+                if not is_of_storage(error):
+                    raise
                 log.warning("keys wait to be rotated: %s", type(error).__name__)
             await asyncio.sleep(RETRY)
 

@@ -175,7 +175,7 @@ class Gate:
             try:
                 async with self._held(unit):
                     value = await operation()
-                    written = self._commits.commit_with(None if work is None else work(value))
+                    written = self._commit(unit, None if work is None else work(value))
                     return Pending(value, written, unit, self._uploads, self._forget)
             except Absent as absent:
                 unit.fetched.update(await _fetched(absent))
@@ -209,6 +209,18 @@ class Gate:
             return outcomes
 
         return await self.begin(together, work)
+
+    def _commit(self, unit: Unit, work: Work | None) -> Awaitable[Any]:
+        """Queue the commit of an operation.
+
+        In a vault all wait for what came before, since a commit that fails takes back what they may
+        have read. An application's storage takes nothing back: who only reads waits for nothing.
+        """
+        commits = self._commits
+        changes = work is not None or unit.messages or unit.uploads
+        if isinstance(commits, Gathered) and not commits.pending and not changes:
+            return commits.try_again()
+        return commits.commit_with(work)
 
     async def _attempt(self, operation: Callable[[], Awaitable[Value]]) -> Value:
         """Run a part of an operation; what it stored before it raised is forgotten."""

@@ -10,29 +10,71 @@ to prevent.
 """
 
 import asyncio
-import enum
+import base64
 from collections.abc import Awaitable, Callable
 from copy import deepcopy
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, TypeVar
 
-from omemo.storage import Just, Maybe, Nothing, Storage
+from omemo.storage import Just, Maybe, Nothing, Storage, StorageException
 from omemo.types import JSONType
 
-__all__ = ["Gathered"]
+from eph_e2ee.errors import VaultError
+from eph_e2ee.xmpp.fronting import Front
+
+__all__ = ["Gathered", "is_of_storage"]
+
+Value = TypeVar("Value")
+
+NOTE: Final = "raised by the storage that the application has given to OMEMO"
+"""On whatever it raises: storages have exceptions of their own, for which no peer is to blame."""
 
 
-class _Gone(enum.Enum):
-    """In place of a value, that there is none any more."""
+class _Change(Protocol):
+    """What becomes of a value, in the way in which it was stored."""
 
-    GONE = "gone"
+    def seen(self) -> Maybe[JSONType]:
+        """The value as `load` gives it."""
+
+    async def write(self, kept: Storage, key: str) -> None:
+        """Write it, if it is not there already."""
 
 
-GONE: Final = _Gone.GONE
+@dataclass(frozen=True, slots=True)
+class _Value:
+    value: JSONType = field(repr=False)
 
-Values = dict[str, JSONType | _Gone]
+    def seen(self) -> Maybe[JSONType]:
+        return Just(self.value)
+
+    async def write(self, kept: Storage, key: str) -> None:
+        known = await kept.load(key)
+        if known.is_nothing or known.from_just() != self.value:
+            await kept.store(key, self.value)
 
 
-class Gathered(Storage):
+@dataclass(frozen=True, slots=True)
+class _Bytes:
+    value: bytes = field(repr=False)
+
+    def seen(self) -> Maybe[JSONType]:
+        return Just(base64.urlsafe_b64encode(self.value).decode("ascii"))
+
+    async def write(self, kept: Storage, key: str) -> None:
+        if (await kept.load_bytes(key)).maybe(None) != self.value:
+            await kept.store_bytes(key, self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class _Gone:
+    def seen(self) -> Maybe[JSONType]:
+        return Nothing()
+
+    async def write(self, kept: Storage, key: str) -> None:
+        await kept.delete(key)
+
+
+class Gathered(Front):
     """A storage that gathers what is stored: see `gate.Transactional`.
 
     What the other storage refuses stays here, is loaded from here, and is written with the next
@@ -43,15 +85,19 @@ class Gathered(Storage):
     """
 
     def __init__(self, kept: Storage) -> None:
-        super().__init__(disable_cache=True)
-        self._kept = kept
-        self._pending: Values = {}
-        self._leaving: Values = {}
+        super().__init__(kept)
+        self._pending: dict[str, _Change] = {}
+        self._leaving: dict[str, _Change] = {}
         self._lock = asyncio.Lock()
         self._writing: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
         return f"<Gathered: {len(self._pending)} pending, {len(self._leaving)} leaving>"
+
+    @property
+    def pending(self) -> bool:
+        """Whether anything has been stored or deleted since the last commit."""
+        return bool(self._pending)
 
     @property
     def lost(self) -> bool:
@@ -74,10 +120,15 @@ class Gathered(Storage):
             self._leaving.pop(key, None)
         self._leaving |= self._pending
         self._pending = {}
-        task = asyncio.ensure_future(self._write())
-        self._writing.add(task)
-        task.add_done_callback(self._written)
-        return asyncio.shield(task)
+        return asyncio.shield(self._written_soon())
+
+    def try_again(self) -> Awaitable[None]:
+        """Have what was refused written, for an operation that waits for none of it."""
+        if self._leaving and not self._writing:
+            self._written_soon()
+        nothing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        nothing.set_result(None)
+        return nothing
 
     def discard(self) -> None:
         """Forget what is pending: the step that stored it has failed."""
@@ -94,32 +145,57 @@ class Gathered(Storage):
     def forget_cached(self) -> None:
         """Nothing is cached."""
 
+    async def store_bytes(self, key: str, value: bytes) -> None:
+        """Store bytes, which end as bytes."""
+        self._put(key, _Bytes(value))
+
     async def _write(self) -> None:
         async with self._lock:
-            for key, value in list(self._leaving.items()):
-                if value is GONE:
-                    await self._kept.delete(key)
-                elif (await self._kept.load(key)).maybe(GONE) != value:
-                    await self._kept.store(key, value)
-                if self._leaving.get(key) is value:  # and no newer one
+            for key, change in list(self._leaving.items()):
+                await self._answer(change.write(self._behind, key))
+                if self._leaving.get(key) is change:  # and no newer one
                     del self._leaving[key]
+
+    def _written_soon(self) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(self._write())
+        self._writing.add(task)
+        task.add_done_callback(self._written)
+        return task
 
     def _written(self, task: asyncio.Task[None]) -> None:
         self._writing.discard(task)
         if not task.cancelled():
             task.exception()  # whoever waits for it hears of it, if anybody does
 
+    async def _answer(self, asked: Awaitable[Value]) -> Value:
+        try:
+            return await asked
+        except Exception as error:
+            if not is_of_storage(error):
+                error.add_note(NOTE)
+            raise
+
+    def _holds(self, key: str) -> bool:
+        return key in self._pending or key in self._leaving
+
     async def _load(self, key: str) -> Maybe[JSONType]:
-        for values in (self._pending, self._leaving):
-            if key in values:
-                value = values[key]
-                return Nothing() if value is GONE else Just(value)
-        return await self._kept.load(key)
+        for changes in (self._pending, self._leaving):
+            if key in changes:
+                return changes[key].seen()
+        return await super()._load(key)
 
     async def _store(self, key: str, value: JSONType) -> None:
-        self._pending.pop(key, None)
-        self._pending[key] = deepcopy(value)
+        self._put(key, _Value(deepcopy(value)))
 
     async def _delete(self, key: str) -> None:
+        self._put(key, _Gone())
+
+    def _put(self, key: str, change: _Change) -> None:
         self._pending.pop(key, None)
-        self._pending[key] = GONE
+        self._pending[key] = change
+
+
+def is_of_storage(error: Exception) -> bool:
+    """Tell whether the storage has failed, and not a peer or the network."""
+    known = isinstance(error, StorageException | VaultError)
+    return known or NOTE in getattr(error, "__notes__", ())

@@ -19,12 +19,12 @@ from omemo.session_manager import (
     SenderNotFound,
     XMPPInteractionFailed,
 )
-from omemo.storage import StorageException
 from omemo.types import DeviceInformation
 from twomemo.twomemo import ContentImpl, EncryptedKeyMaterialImpl, KeyExchangeImpl
 
 from eph_e2ee.errors import EphemeralError, Reason, RemoteProtocolError
 from eph_e2ee.xmpp.gate import Absent
+from eph_e2ee.xmpp.gathered import is_of_storage
 from eph_e2ee.xmpp.refusals import unopened
 
 __all__ = [
@@ -268,14 +268,17 @@ async def parsed_legacy(
 
     Raises:
         RemoteProtocolError: `MALFORMED_OMEMO`, or `UNKNOWN_SENDER`.
+        Exception: whatever the storage raises.
     """
     try:
         return await oldmemo.etree.parse_message(encrypted, sender, own, sessions)
-    except (Absent, EphemeralError, StorageException):
+    except (Absent, EphemeralError):
         raise
     except (SenderNotFound, XMPPInteractionFailed):
         reason = Reason.UNKNOWN_SENDER
-    except Exception:  # noqa: BLE001 -- schema, base64 and protobuf raise what they like
+    except Exception as failure:  # schema, base64 and protobuf raise what they like
+        if is_of_storage(failure):
+            raise
         reason = Reason.MALFORMED_OMEMO
     raise RemoteProtocolError(reason)
 
@@ -293,20 +296,21 @@ async def opened(sessions: omemo.SessionManager, message: omemo.Message) -> Open
     Raises:
         RemoteProtocolError: it does not open. Neither its text nor its context holds anything of
             the message: it is raised outside of the handler that caught the cause.
+        Exception: whatever the storage raises.
     """
     try:
         plaintext, device, _ = await sessions.decrypt(message)
         return Opened(message.namespace, plaintext, device)
-    except (Absent, EphemeralError, StorageException):
+    except (Absent, EphemeralError):
         raise
-    except omemo.OMEMOException as failure:
+    except Exception as failure:  # a peer's bytes reach libraries that raise anything
+        if is_of_storage(failure):
+            raise
         error = unopened(_reason(failure), type(failure))
-    except Exception as failure:  # noqa: BLE001 -- a peer's bytes reach libraries that raise anything
-        error = unopened(Reason.UNDECRYPTABLE, type(failure))
     raise error
 
 
-def _reason(failure: omemo.OMEMOException) -> Reason:
+def _reason(failure: Exception) -> Reason:
     if isinstance(failure.__cause__, DuplicateMessageException):
         return Reason.DUPLICATE
     if isinstance(failure, NoSession):

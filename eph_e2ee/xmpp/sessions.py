@@ -12,13 +12,13 @@ from omemo.session_manager import NoSession
 from omemo.types import DeviceInformation, DeviceList
 from slixmpp_omemo.base_session_manager import BaseSessionManager
 
-from eph_e2ee.errors import VaultError
 from eph_e2ee.model import BareJid
 from eph_e2ee.xmpp import crossing, published
 from eph_e2ee.xmpp.backends import Legacy, Modern
 from eph_e2ee.xmpp.encrypting import encrypt
 from eph_e2ee.xmpp.fetching import Fetching
 from eph_e2ee.xmpp.forgetting import forget_unlisted
+from eph_e2ee.xmpp.gathered import is_of_storage
 from eph_e2ee.xmpp.knowing import Knowing
 from eph_e2ee.xmpp.latest import Arrived, Latest
 from eph_e2ee.xmpp.parcel import MODERN
@@ -349,9 +349,11 @@ class Sessions(Trusting, Fetching):
         if self.gate.unit is None:
             try:
                 await self.gate.run(lambda: self._upload_kept(bundle))
-            except VaultError as error:
+            except Exception as error:
+                if not is_of_storage(error):
+                    raise
                 log.warning("a bundle waits to be uploaded: %s", type(error).__name__)
-                raise omemo.BundleUploadFailed("the vault could not be read") from None
+                raise omemo.BundleUploadFailed("the storage has failed") from None
             return
         await self._later(("bundle", bundle.namespace), lambda: self.network._upload_bundle(bundle))
 

@@ -3,15 +3,12 @@
 import asyncio
 import logging
 from abc import ABCMeta
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar, cast
 
-import oldmemo.migrations
-import oldmemo.oldmemo
 import omemo
 import slixmpp_omemo
-from oldmemo.migrations import LegacyStorage
 from slixmpp import JID
 from slixmpp.exceptions import IqError, IqTimeout
 from slixmpp.plugins.base import register_plugin
@@ -21,7 +18,6 @@ from slixmpp_omemo import TrustLevel
 from slixmpp_omemo.xep_0384 import (
     OLDMEMO_DEVICE_LIST_NODE,
     TWOMEMO_DEVICE_LIST_NODE,
-    _download_bundle,
     _make_session_manager,
 )
 
@@ -31,6 +27,7 @@ from eph_e2ee.xmpp import published
 from eph_e2ee.xmpp.features import Features
 from eph_e2ee.xmpp.gate import Gate
 from eph_e2ee.xmpp.lists import Lists
+from eph_e2ee.xmpp.migrating import take_over
 from eph_e2ee.xmpp.nodes import Nodes, several_devices
 from eph_e2ee.xmpp.parcel import MODERN, OLD
 from eph_e2ee.xmpp.redaction import contained, withhold
@@ -185,7 +182,7 @@ class Startup(Routing, metaclass=ABCMeta):
         gate, legacy = self.gate, self.legacy_storage
         storage = gate.storage
         if legacy is not None:
-            await gate.run(lambda: self._migrate(legacy))
+            await take_over(legacy, gate, self.xmpp.plugin["xep_0060"])
         backends: list[Modern | Legacy] = [Modern(storage), Legacy(storage)]
         for backend in backends:
             backend.gate = gate
@@ -228,19 +225,6 @@ class Startup(Routing, metaclass=ABCMeta):
             },
         )
         return cast("type[Sessions]", made)
-
-    async def _migrate(self, legacy: LegacyStorage) -> None:
-        undecided, distrusted = TrustLevel.UNDECIDED.value, TrustLevel.DISTRUSTED.value
-        await oldmemo.migrations.migrate(
-            legacy, self.gate.storage, undecided, undecided, distrusted, self._legacy_bundle
-        )
-
-    def _legacy_bundle(
-        self, bare_jid: str, device_id: int
-    ) -> Awaitable[oldmemo.oldmemo.BundleImpl]:
-        pubsub: Any = published.CheckedPubSub(self.xmpp.plugin["xep_0060"])
-        download = _download_bundle(pubsub, OLD, bare_jid, device_id)
-        return cast("Awaitable[oldmemo.oldmemo.BundleImpl]", download)
 
     async def _introduce(self, sessions: Sessions) -> None:
         """Learn our own device id, who reads envelopes, and tell others that we do (a label)."""

@@ -16,9 +16,14 @@ from eph_e2ee.errors import VaultUnavailable
 from eph_e2ee.xmpp import backends
 from eph_e2ee.xmpp.parcel import MODERN, OLD
 from tests.support.client import SECONDS
+from tests.xmpp.test_gathered import Adopter, Counted
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    from omemo.storage import Maybe
+    from omemo.types import JSONType
 
     from eph_e2ee.vault.ratchets import Ratchets
     from tests.xmpp.people import Person, Server
@@ -94,6 +99,64 @@ async def test_the_rotation_of_keys_outlives_a_full_disk(
     task.cancel()
 
 
+class Refusing(Counted):
+    """An application's storage that can neither be read nor written now and then.
+
+    Attributes:
+        refusals: how often it still refuses.
+    """
+
+    refusals = 0
+
+    def _refuse(self) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise OSError("no space left")
+
+    async def _load(self, key: str) -> Maybe[JSONType]:
+        self._refuse()
+        return await super()._load(key)
+
+    async def _store(self, key: str, value: JSONType) -> None:
+        self._refuse()
+        await super()._store(key, value)
+
+
+@pytest.fixture
+async def adopter(server: Server, tmp_path: Path) -> AsyncIterator[Adopter]:
+    made = Adopter(server, "rosa@example.org", tmp_path)
+    await made.start_with(Refusing())
+    yield made
+    await made.stop()
+
+
+async def test_the_rotation_of_keys_outlives_an_applications_storage(
+    adopter: Adopter, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which has exceptions of its own."""
+    assert isinstance(adopter.kept, Refusing)
+    before = dict(server.bundles)
+    monkeypatch.setattr(backends, "RETRY", 0)
+    rotation: Any = adopter.sessions._SessionManager__manage_signed_pre_key_rotation  # type: ignore[attr-defined]
+    adopter.kept.refusals = 3
+    task = asyncio.create_task(rotation(-1, AsyncFramework.ASYNCIO))
+    async with asyncio.timeout(SECONDS):
+        while any(server.bundles[name] == old for name, old in before.items()):
+            await asyncio.sleep(0)
+            assert not task.done()
+    task.cancel()
+    assert not adopter.kept.refusals
+
+
+async def test_what_is_not_the_storages_fault_is_not_tried_again(adopter: Adopter) -> None:
+    async def step() -> None:
+        raise ZeroDivisionError
+
+    backend: Any = adopter.sessions.backends[MODERN]
+    with pytest.raises(ZeroDivisionError):
+        await backend._in_turn(step)
+
+
 async def test_a_bundle_waits_for_the_commit_of_what_is_in_it(
     person: NewPerson, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +197,17 @@ async def test_a_bundle_that_the_vault_does_not_give_is_told_as_python_omemo_exp
     monkeypatch.setattr(rosa.ratchets, "commit_with", refusing_once(rosa.ratchets, 0))
     with pytest.raises(BundleUploadFailed):
         await rosa.sessions._upload_bundle(server.bundles[MODERN, rosa.jid, rosa.device])
+
+
+async def test_a_bundle_that_an_applications_storage_does_not_give_is_told_so_as_well(
+    adopter: Adopter, server: Server
+) -> None:
+    assert isinstance(adopter.kept, Refusing)
+    adopter.kept.refusals = 1
+    bundle = server.bundles[MODERN, adopter.jid, adopter.device]
+    with pytest.raises(BundleUploadFailed):
+        await adopter.sessions._upload_bundle(bundle)
+    await adopter.sessions._upload_bundle(bundle)
 
 
 async def test_a_bundle_that_has_grown_old_is_not_uploaded(

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import omemo
 import pytest
-from omemo.storage import StorageException
+from omemo.identity_key_pair import IdentityKeyPair
+from omemo.storage import Just, Nothing, StorageException
 from twomemo.twomemo import EncryptedKeyMaterialImpl
 
 from eph_e2ee.xmpp.gate import Gate, Transactional
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from omemo.storage import Maybe
     from omemo.types import JSONType
 
 
@@ -37,6 +39,51 @@ class Counted(Kept):
         if key in self.refuses:
             raise StorageException("sentinel")
         self.written.append(key)
+
+
+class Typed(Counted):
+    """A storage with ways of its own, as python-omemo invites to: it keeps bytes, and no labels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blobs: dict[str, bytes] = {}
+        self.asked: list[str] = []
+
+    async def _store(self, key: str, value: JSONType) -> None:
+        if value is None:
+            self.values.pop(key, None)
+        else:
+            await super()._store(key, value)
+
+    async def _delete(self, key: str) -> None:
+        await super()._delete(key)
+        self.blobs.pop(key, None)
+
+    async def store_bytes(self, key: str, value: bytes) -> None:
+        await asyncio.sleep(0)
+        self.blobs[key] = value
+        self.written.append(key)
+
+    async def load_bytes(self, key: str) -> Maybe[bytes]:
+        await asyncio.sleep(0)
+        return Just(self.blobs[key]) if key in self.blobs else Nothing()
+
+    async def load_optional(self, key: str, primitive: Any) -> Maybe[Any]:
+        if key.endswith("/label"):
+            return Just(self.values.get(key))
+        return await super().load_optional(key, primitive)
+
+    async def load_primitive(self, key: str, primitive: Any) -> Maybe[Any]:
+        self.asked.append("primitive")
+        return await super().load_primitive(key, primitive)
+
+    async def load_list(self, key: str, primitive: Any) -> Maybe[Any]:
+        self.asked.append("list")
+        return await super().load_list(key, primitive)
+
+    async def load_dict(self, key: str, primitive: Any) -> Maybe[Any]:
+        self.asked.append("dict")
+        return await super().load_dict(key, primitive)
 
 
 @pytest.fixture
@@ -112,9 +159,89 @@ async def test_whoever_gives_up_waiting_ends_nothing(kept: Counted, gathered: Ga
     assert kept.values == {"/a": 2}
 
 
+async def test_a_storage_is_asked_in_its_own_ways() -> None:
+    """Whatever is here is read as python-omemo's own storage reads it, from there as that does."""
+    kept = Typed()
+    gathered = Gathered(kept)
+    for written in (False, True):
+        await gathered.store_bytes("/key", b"\xff")
+        await gathered.store("/1/label", None)
+        await gathered.store("/number", 1)
+        await gathered.store("/list", [1])
+        await gathered.store("/dict", {"a": 1})
+        if written:
+            await gathered.commit_with()
+        assert (await gathered.load_bytes("/key")).from_just() == b"\xff"
+        assert (await gathered.load_optional("/1/label", str)).from_just() is None
+        assert (await gathered.load_primitive("/number", int)).from_just() == 1
+        assert (await gathered.load_list("/list", int)).from_just() == [1]
+        assert (await gathered.load_dict("/dict", int)).from_just() == {"a": 1}
+        assert kept.asked == (["primitive", "list", "dict"] if written else [])
+    assert kept.blobs == {"/key": b"\xff"}
+    assert "/key" not in kept.values
+    kept.written.clear()
+    await gathered.store_bytes("/key", b"\xff")
+    await gathered.commit_with()
+    assert kept.written == []
+    await gathered.delete("/key")
+    assert (await gathered.load_bytes("/key")).is_nothing
+    await gathered.commit_with()
+    assert kept.blobs == {}
+
+
+async def test_bytes_that_wait_can_be_loaded_as_text(gathered: Gathered) -> None:
+    """As from python-omemo's own storage, where they are text."""
+    await gathered.store_bytes("/key", b"\xff")
+    assert (await gathered.load("/key")).from_just() == "_w=="
+
+
 async def test_nothing_is_written_beside_the_values(gathered: Gathered) -> None:
     with pytest.raises(TypeError):
         gathered.commit_with(lambda _: None)
+
+
+class Full(Counted):
+    """A storage on a full disk."""
+
+    full = True
+
+    async def _store(self, key: str, value: JSONType) -> None:
+        if self.full:
+            raise StorageException("sentinel")
+        await super()._store(key, value)
+
+
+async def test_who_only_reads_is_not_failed_by_what_others_wrote() -> None:
+    """And has it written again, though nobody waits for that."""
+    kept, written = Full(), list[str]()
+    gate = Gate(kept)
+    gathered = gate.storage
+    assert isinstance(gathered, Gathered)
+
+    async def read() -> int:
+        return (await gathered.load_primitive("/a", int)).maybe(0)
+
+    async def upload() -> None:
+        unit = gate.unit
+        assert unit is not None
+
+        async def note() -> None:
+            written.extend(kept.written)
+
+        unit.uploads["bundle",] = note
+
+    with pytest.raises(StorageException):
+        await gate.run(lambda: gathered.store("/a", 1))
+    assert [await gate.run(read) for _ in range(3)] == [1, 1, 1]
+    assert len(gathered._writing) <= 1
+    with pytest.raises(StorageException):
+        await gate.run(upload)  # what leaves is built on it
+    kept.full = False
+    await gate.run(read)
+    await asyncio.gather(*gathered._writing)
+    assert kept.written == ["/a"]
+    await gate.run(upload)
+    assert written == ["/a"]
 
 
 # -- with real ratchets ----------------------------------------------------------------------------
@@ -127,8 +254,18 @@ class Adopter(Person):
 
     async def start(self) -> None:
         """Start OMEMO, with everything in a dictionary."""
-        self.kept = Counted()
-        await self.start_on(Gate(Gathered(self.kept)))
+        await self.start_with(Counted())
+
+    async def start_with(self, kept: Counted) -> None:
+        """Start OMEMO, with everything in a storage."""
+        self.kept = kept
+        await self.start_on(Gate(kept))
+
+    async def identity(self) -> bytes:
+        """Our own identity key."""
+        own, _ = await self.sessions.get_own_device_information()
+        key: bytes = own.identity_key
+        return key
 
     async def stop(self) -> None:
         """End OMEMO's tasks."""
@@ -189,3 +326,20 @@ async def test_a_canceled_encryption_leaves_no_half_session(rosa: Adopter, peter
         await asyncio.wait([task])
         assert await peter.decrypt(await rosa.encrypt(peter, b"next")) == b"next"
     assert turns > 50
+
+
+async def test_an_identity_is_found_again_however_it_is_kept(
+    server: Server, peter: Adopter, tmp_path: Path
+) -> None:
+    """By this library and by python-omemo alone; sessions begin with it, and go on."""
+    rosa, kept = Adopter(server, "rosa@example.org", tmp_path), Typed()
+    await rosa.start_with(kept)
+    await talk(rosa, peter)
+    device, identity = rosa.device, await rosa.identity()
+    await rosa.stop()
+    pair = await IdentityKeyPair.get(kept)
+    assert pair.identity_key == identity
+    await rosa.start_with(kept)
+    assert (rosa.device, await rosa.identity()) == (device, identity)
+    assert await peter.decrypt(await rosa.encrypt(peter, b"again")) == b"again"
+    await rosa.stop()
