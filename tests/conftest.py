@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import pytest
 import x3dh.base_state
+from hypothesis import HealthCheck, settings
 
 from tests.support import client as clients
 from tests.support.ejabberd import Ejabberd
@@ -37,6 +38,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--server", choices=list(SERVERS), help="the server of all tests (default: prosody)"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have hypothesis try the same inputs each time, and take the time that it needs.
+
+    So a run fails by what has changed, and not by chance. With `--full` the inputs are others.
+    """
+    full = config.getoption("--full")
+    health = [HealthCheck.too_slow]
+    settings.register_profile(
+        "suite", deadline=None, derandomize=not full, suppress_health_check=health
+    )
+    settings.load_profile("suite")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eph_e2ee.clock import MAXIMUM_NAP, Clock, Reading, SystemSource
@@ -62,7 +62,6 @@ class TestNow:
         assert clock.now() == wall + 2.0
         assert Reading.from_json(clock.reading().to_json()).now == wall + 2.0
 
-    @settings(deadline=None)
     @given(
         st.lists(
             st.tuples(

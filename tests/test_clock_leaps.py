@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eph_e2ee.clock import MAXIMUM_LEAP, Reading
@@ -175,7 +175,6 @@ class TestWitness:
         clock.witness(0.0)
         assert clock.doubted
 
-    @settings(deadline=None)
     @given(st.floats(-1e6, 1e6), st.floats(-1e7, 1e7), st.floats(0, 1e6))
     def test_never_moves_the_time_beyond_our_own_wall_clock_nor_back(
         self, leap: float, witnessed: float, later: float

@@ -35,19 +35,11 @@ def stage() -> Iterator[Stage]:
 
 
 @pytest.mark.parametrize("name", PURE)
-def test_a_peers_bytes_are_taken_or_refused(
-    name: str,
-    full: bool,  # noqa: FBT001 -- a fixture
-) -> None:
+def test_a_peers_bytes_are_taken_or_refused(name: str) -> None:
     """And nothing else: no other exception, no line in a log, no long work."""
     fuzzed = target(name)
 
-    @settings(
-        max_examples=EXAMPLES,
-        deadline=None,
-        derandomize=not full,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
+    @settings(max_examples=EXAMPLES)
     @given(materials(fuzzed))
     def check(material: bytes) -> None:
         fuzzed.run(material)
@@ -56,21 +48,12 @@ def test_a_peers_bytes_are_taken_or_refused(
 
 
 @pytest.mark.parametrize("name", STAGED)
-def test_whatever_arrives_nothing_escapes(
-    name: str,
-    stage: Stage,
-    full: bool,  # noqa: FBT001 -- a fixture
-) -> None:
+def test_whatever_arrives_nothing_escapes(name: str, stage: Stage) -> None:
     """Nothing is raised, answered with an error, or logged but by the names of classes."""
     fuzzed = target(name, stage)
     health = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
-    @settings(
-        max_examples=STAGED_EXAMPLES,
-        deadline=None,
-        derandomize=not full,
-        suppress_health_check=health,
-    )
+    @settings(max_examples=STAGED_EXAMPLES, suppress_health_check=health)
     @given(st.data())
     def check(data: st.DataObject) -> None:
         fuzzed.run(data.draw(materials(fuzzed)))

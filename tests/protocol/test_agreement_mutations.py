@@ -117,9 +117,7 @@ def prove() -> None:
         settings=settings(
             max_examples=EXAMPLES,
             stateful_step_count=STEPS,
-            deadline=None,
             database=None,
-            derandomize=True,
             report_multiple_bugs=False,
             phases=(Phase.generate,),
             suppress_health_check=list(HealthCheck),

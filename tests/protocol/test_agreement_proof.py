@@ -123,9 +123,7 @@ def test_f22_to_f27_all_end_on_one_timer_that_somebody_set(
         settings=settings(
             max_examples=FULL_EXAMPLES if full else EXAMPLES,
             stateful_step_count=STEPS,
-            deadline=None,
             database=None,
-            derandomize=not full,
             phases=(Phase.generate, Phase.shrink),
             suppress_health_check=list(HealthCheck),
         ),

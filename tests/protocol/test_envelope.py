@@ -1,13 +1,14 @@
 """Envelopes: built, taken apart, and held against the stanza."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from os import urandom
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eph_e2ee.errors import LocalProtocolError, Reason, RemoteProtocolError
@@ -50,8 +51,13 @@ def body(text: str) -> Element:
     return element
 
 
-def built(*content: Element, time: datetime = NOW, to: BareJid = JULIET) -> bytes:
-    return envelope.build(content, sender=ROMEO, to=to, time=time, random=urandom)
+def built(
+    *content: Element,
+    time: datetime = NOW,
+    to: BareJid = JULIET,
+    random: Callable[[int], bytes] = urandom,
+) -> bytes:
+    return envelope.build(content, sender=ROMEO, to=to, time=time, random=random)
 
 
 def written(affixes: str, content: str = "") -> bytes:
@@ -73,7 +79,6 @@ def refusal(affixes: str, expected: Expected = EXPECTED) -> Reason:
 GOOD = f"<rpad/><time stamp='2026-07-01T12:00:00Z'/><to jid='{JULIET}'/><from jid='{ROMEO}'/>"
 
 
-@settings(deadline=None)
 @given(TEXTS, st.integers(1, ephemeral.MAX_TIMER))
 def test_built_read_and_verified(text: str, timer: int) -> None:
     data = built(body(text), ephemeral.write(ephemeral.checked_timer(timer)))
@@ -90,7 +95,6 @@ def test_built_read_and_verified(text: str, timer: int) -> None:
     assert xml.serialize(xml.parse(data)) == data
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_read_or_raise_the_one_remote_error(data: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
@@ -119,7 +123,6 @@ AFFIXES = st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(AFFIXES, max_size=6), st.booleans(), st.booleans())
 def test_any_affixes_verify_or_raise_the_one_remote_error(
     affixes: list[str],
@@ -147,9 +150,7 @@ def test_the_envelope_has_its_default_namespace_and_the_body_its_own() -> None:
 @pytest.mark.parametrize("length", [0, 1, 100, 600, 5000])
 def test_padded_to_the_minimum_and_a_random_length_on(length: int) -> None:
     for byte in (b"\x00", b"\x7f", b"\xff"):
-        data = envelope.build(
-            [body("x" * length)], sender=ROMEO, to=JULIET, time=NOW, random=byte.__mul__
-        )
+        data = built(body("x" * length), random=byte.__mul__)
         opened = envelope.read(data)
         assert opened.affixes.rpad is not None
         unpadded = len(data) - opened.affixes.rpad
@@ -158,16 +159,9 @@ def test_padded_to_the_minimum_and_a_random_length_on(length: int) -> None:
 
 
 def test_short_messages_cannot_be_told_apart_by_length() -> None:
-    contents: tuple[list[Element], ...] = (
-        [body("")],
-        [body("x" * 150)],
-        list(ephemeral.write_off()),
-        [],
-    )
-    sizes = {
-        len(envelope.build(content, sender=ROMEO, to=JULIET, time=NOW, random=bytes))
-        for content in contents
-    }
+    off = list(ephemeral.write_off())
+    contents: list[list[Element]] = [[body("")], [body("x" * 150)], off, []]
+    sizes = {len(built(*content, random=bytes)) for content in contents}
     assert sizes == {envelope.MINIMUM_SIZE}
 
 
@@ -176,10 +170,7 @@ def test_every_length_and_every_character_of_padding_occurs_evenly() -> None:
     characters: Counter[str] = Counter()
     chance = Random(4000)  # noqa: S311  true chance is uneven enough in one run of some thousand
     for _ in range(4000):
-        data = envelope.build(
-            [body("x" * 900)], sender=ROMEO, to=JULIET, time=NOW, random=chance.randbytes
-        )
-        root = xml.parse(data)
+        root = xml.parse(built(body("x" * 900), random=chance.randbytes))
         padding = root[-1].text or ""
         lengths[len(padding)] += 1
         characters.update(padding)

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eph_e2ee.errors import LocalProtocolError
@@ -25,7 +25,6 @@ def element(timer: str) -> str:
     return f"<ephemeral xmlns='urn:xmpp:ephemeral:0' timer={xml.quoted(timer)}/>"
 
 
-@settings(deadline=None)
 @given(TIMERS)
 def test_what_is_written_reads_the_same(timer: Seconds) -> None:
     written = ephemeral.write(timer)
@@ -33,7 +32,6 @@ def test_what_is_written_reads_the_same(timer: Seconds) -> None:
     assert xml.serialize(written).decode() == element(str(timer))
 
 
-@settings(deadline=None)
 @given(
     st.integers(0, ephemeral.MAX_TIMER),
     SPACE,
@@ -49,7 +47,6 @@ def test_every_lexical_form(
     assert ephemeral.parse_timer(text) == before_value
 
 
-@settings(deadline=None)
 @given(st.text(max_size=12) | st.from_regex(r"\s*[+-]?[0-9]{1,12}\s*", fullmatch=True))
 def test_any_text_is_a_timer_or_a_value_error(text: str) -> None:
     try:
@@ -129,7 +126,6 @@ def test_a_nested_element_does_not_count(outer: str) -> None:
     assert read(f"<{outer} xmlns='u'>{element('5')}</{outer}>") == Announcement(Kind.ABSENT)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, ephemeral.MAX_TIMER), min_size=2, max_size=5))
 def test_of_several_the_shortest_above_zero_wins(timers: list[int]) -> None:
     announcement = read("".join(element(str(timer)) for timer in timers))

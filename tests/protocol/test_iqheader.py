@@ -6,7 +6,7 @@ from os import urandom
 from xml.etree.ElementTree import SubElement
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eph_e2ee.errors import Reason, RemoteProtocolError
@@ -43,7 +43,6 @@ def around(*affixes: Element) -> Element:
     return made
 
 
-@settings(deadline=None)
 @given(st.builds(IqHeader, TEXTS, TEXTS, TEXTS, TEXTS))
 def test_written_and_read(header: IqHeader) -> None:
     element = xml.parse(xml.serialize(iqheader.write(header)))

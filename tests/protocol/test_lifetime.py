@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eph_e2ee.errors import LocalProtocolError
@@ -27,7 +27,6 @@ def remaining(life: Lifetime) -> float:
     return math.inf if life.deadline is None else life.deadline
 
 
-@settings(deadline=None)
 @given(st.sampled_from(Direction), TIMERS, STEPS)
 def test_no_events_ever_extend_a_deadline_or_change_the_timer(
     direction: Direction, timer: Seconds | None, steps: list[tuple[Event, float]]
@@ -46,7 +45,6 @@ def test_no_events_ever_extend_a_deadline_or_change_the_timer(
         life = after
 
 
-@settings(deadline=None)
 @given(st.integers(1, MAX_TIMER).map(Seconds), st.lists(TIMES, min_size=1, max_size=6))
 def test_the_earliest_reading_counts_in_whatever_order_it_is_heard_of(
     timer: Seconds, times: list[float]
@@ -57,7 +55,6 @@ def test_the_earliest_reading_counts_in_whatever_order_it_is_heard_of(
     assert life == Lifetime(Phase.RUNNING, timer, math.ceil(min(times)) + timer)
 
 
-@settings(deadline=None)
 @given(st.integers(1, MAX_TIMER).map(Seconds), TIMES)
 def test_a_life_lasts_its_timer_and_less_than_a_second_more(timer: Seconds, now: float) -> None:
     """F16: timers above 2**31 ms, deadlines beyond 2038 and 2106, all in whole seconds."""
@@ -134,7 +131,6 @@ def test_a_tombstone_says_when_it_disappeared() -> None:
     assert step(due, Event.READ, NOW) == due
 
 
-@settings(deadline=None)
 @given(st.integers(1, MAX_TIMER).map(Seconds), st.integers(0, 2**34), TIMES, STEPS)
 def test_f19_a_cap_ends_what_nobody_reads_and_nothing_else(
     timer: Seconds, cap: int, now: float, steps: list[tuple[Event, float]]

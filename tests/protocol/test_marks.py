@@ -5,7 +5,7 @@ from __future__ import annotations
 from xml.etree.ElementTree import Element, SubElement
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eph_e2ee.model import BareJid, MessageId, StateName
@@ -42,7 +42,6 @@ def reading(inside: str, attributes: str = f"conversation='{ROSA}' stamp='{STAMP
     return f"<read xmlns='{NAMESPACE}' {attributes}>{inside}</read>"
 
 
-@settings(deadline=None)
 @given(st.lists(IDS, max_size=4), st.lists(IDS, max_size=4), st.lists(READS, max_size=3))
 def test_what_is_written_reads_the_same(
     received: list[MessageId], shown: list[MessageId], reads: list[Read]
@@ -199,7 +198,6 @@ def elements(draw: st.DrawFn) -> Element:
     return element
 
 
-@settings(deadline=None)
 @given(st.lists(elements(), max_size=5))
 def test_anything_is_read_without_an_error(content: list[Element]) -> None:
     found = marks.read(content)

@@ -6,7 +6,7 @@ from itertools import permutations
 from xml.etree.ElementTree import Element, fromstring
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eph_e2ee.errors import LocalProtocolError, VaultDamaged
@@ -88,7 +88,6 @@ def test_the_table(before: State, event: Event, stamp: int | None, after: State)
     assert step(before, event, stamp) == after
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([OPT_OUT, MESSAGE]), st.integers(1, 5)), max_size=4))
 def test_the_last_word_blocks_in_whatever_order_it_comes(words: list[tuple[Event, int]]) -> None:
     """F26: an archive gives old words late; the newest opt-out holds unless something is newer."""
@@ -104,7 +103,6 @@ def test_the_last_word_blocks_in_whatever_order_it_comes(words: list[tuple[Event
             assert state == State()
 
 
-@settings(deadline=None)
 @given(st.sampled_from(list(Phase)), st.integers(0, 2**63))
 def test_a_state_is_kept_as_it_is(phase: Phase, stamp: int) -> None:
     state = State(phase, stamp)

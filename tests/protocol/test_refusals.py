@@ -1,7 +1,7 @@
 """The error of a stanza, as RFC 6120 section 8.3 has it."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eph_e2ee.errors import LocalProtocolError, Refusal
@@ -70,7 +70,6 @@ def test_what_is_no_error() -> None:
     assert refusals.read([]) is None
 
 
-@settings(deadline=None)
 @given(st.text(max_size=30), st.text(max_size=30))
 def test_only_known_words_come_out(condition: str, kind: str) -> None:
     """What an error says is shown; a peer's words are not, but for the text."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import xmlschema
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eph_e2ee.model import BareJid, DeviceId, Seconds
@@ -69,7 +69,6 @@ def element(**changed: str | None) -> xml.Element:
     )
 
 
-@settings(deadline=None)
 @given(SETTINGS)
 def test_what_is_written_reads_the_same_and_is_valid(value: Setting) -> None:
     written = setting.write(value)
@@ -169,7 +168,6 @@ VALUES = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from([*GOOD, "other"]), VALUES, min_size=1, max_size=3))
 def test_what_the_schema_refuses_is_refused_and_nothing_raises(
     changed: dict[str, str | None],
@@ -201,7 +199,6 @@ def test_the_first_accounts_that_fit_are_named() -> None:
         assert fitting([BareJid(written)]) == ()
 
 
-@settings(deadline=None)
 @given(st.lists(st.text("a'&é🐘", min_size=1, max_size=400).map(BareJid), max_size=40))
 def test_what_fits_is_small_and_fits_again(accounts: list[BareJid]) -> None:
     kept = fitting(accounts)
@@ -224,7 +221,6 @@ def test_the_order_is_counter_then_stamp_then_author_then_device_then_value() ->
     assert sorted(tags, key=lambda tag: tag.rank) == tags
 
 
-@settings(deadline=None)
 @given(TAGS, TAGS)
 def test_two_tags_of_one_rank_are_one(one: Tag, other: Tag) -> None:
     assert (one.rank == other.rank) == (one == other)

@@ -1,7 +1,7 @@
 """Times of our own elements: one form only, read without an error and written without a loss."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eph_e2ee.protocol import stamps
@@ -13,7 +13,6 @@ FIRST = -62_135_596_800_000
 """The beginning of the year 1."""
 
 
-@settings(deadline=None)
 @given(st.integers(FIRST, LAST))
 def test_what_is_written_reads_the_same(moment: int) -> None:
     assert stamps.read(stamps.write(moment)) == moment
@@ -68,7 +67,6 @@ def test_what_no_device_of_ours_writes_is_no_time(text: str) -> None:
     assert stamps.read(text) is None
 
 
-@settings(deadline=None)
 @given(
     st.text(max_size=30)
     | st.from_regex(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{3}Z", fullmatch=True)

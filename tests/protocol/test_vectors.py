@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eph_e2ee.errors import Reason, RemoteProtocolError
@@ -115,7 +115,6 @@ SPLICES = st.binary(max_size=4) | st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(st.sampled_from(NAMES), st.integers(0, 800), st.integers(0, 60), SPLICES)
 def test_a_vector_that_was_tampered_with_reads_or_raises_the_one_remote_error(
     name: str, start: int, length: int, splice: bytes

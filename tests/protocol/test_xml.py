@@ -4,7 +4,7 @@ import time
 import tracemalloc
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eph_e2ee.errors import LocalProtocolError, Reason, RemoteProtocolError
@@ -101,7 +101,6 @@ def refusal(data: bytes) -> Reason:
     return caught.value.reason
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200) | FRAGMENTS | st.text(max_size=60).map(lambda t: t.encode("utf-16")))
 def test_any_bytes_parse_or_raise_the_one_remote_error(data: bytes) -> None:
     try:
@@ -111,7 +110,6 @@ def test_any_bytes_parse_or_raise_the_one_remote_error(data: bytes) -> None:
     assert meaning(xml.parse(xml.serialize(element))) == meaning(element)
 
 
-@settings(deadline=None)
 @given(TREES)
 def test_what_is_written_reads_the_same(element: Element) -> None:
     written = xml.serialize(element)
@@ -343,7 +341,6 @@ def test_what_cannot_be_written_is_our_own_error(element: Element) -> None:
         xml.serialize(element)
 
 
-@settings(deadline=None)
 @given(TEXTS)
 def test_a_quoted_value_reads_the_same(text: str) -> None:
     assert xml.parse(f"<a x={xml.quoted(text)}/>".encode()).get("x") == text

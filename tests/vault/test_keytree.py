@@ -89,7 +89,7 @@ def test_what_is_on_disk_keeps_its_meaning() -> None:
 
 
 class TestAgainstAPlainSet:
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(st.lists(cuts, max_size=12))
     def test_exactly_the_cut_leaves_are_gone(self, order: list[Cut]) -> None:
         tree, living = KeyTree.create(ROOT), set(LEAVES)
@@ -99,7 +99,7 @@ class TestAgainstAPlainSet:
             assert {leaf for leaf in LEAVES if tree.alive(leaf)} == living
         assert KeyTree.load(tree.export()).export() == tree.export()
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(st.lists(st.one_of(cuts, any_leaves), max_size=30))
     def test_living_keys_never_change(self, steps: list[Cut | Leaf]) -> None:
         tree = KeyTree.create(ROOT)
@@ -114,7 +114,7 @@ class TestAgainstAPlainSet:
             else:
                 assert tree.derive(step) == way_down(step)[-1]
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     @given(leaves, st.lists(cuts, max_size=6), st.lists(cuts, max_size=6))
     def test_no_later_state_holds_a_key_above_a_cut_leaf(
         self, leaf: Leaf, before: list[Cut], after: list[Cut]
@@ -134,7 +134,7 @@ class TestAgainstAPlainSet:
             with pytest.raises(Forgotten):
                 KeyTree.load(state).derive(leaf)
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     @given(st.lists(cuts, max_size=8), cuts)
     def test_cutting_twice_is_cutting_once(self, before: list[Cut], cut: Cut) -> None:
         tree = KeyTree.create(ROOT)
@@ -310,19 +310,16 @@ class TestMemory:
 
 
 class TestPacking:
-    @settings(deadline=None)
     @given(any_leaves, any_leaves)
     def test_leaves_keep_their_order(self, one: Leaf, other: Leaf) -> None:
         assert Leaf.unpack(one.pack()) == one
         paths = [(leaf.region, leaf.epoch, leaf.group, leaf.sequence) for leaf in (one, other)]
         assert (one.pack() < other.pack()) == (paths[0] < paths[1])
 
-    @settings(deadline=None)
     @given(cuts)
     def test_cuts_come_back(self, cut: Cut) -> None:
         assert unpack_cut(pack_cut(cut)) == cut
 
-    @settings(deadline=None)
     @given(st.binary(max_size=20))
     def test_any_bytes_are_a_cut_or_damage(self, data: bytes) -> None:
         try:
@@ -331,7 +328,6 @@ class TestPacking:
             return
         assert pack_cut(cut) == data
 
-    @settings(deadline=None)
     @given(st.binary(max_size=300))
     def test_any_bytes_are_a_tree_or_damage(self, data: bytes) -> None:
         try:

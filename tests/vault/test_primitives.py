@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 from cryptography.exceptions import UnsupportedAlgorithm
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eph_e2ee.errors import Forgotten, LocalProtocolError, VaultDamaged, VaultUnavailable
@@ -41,7 +41,6 @@ def test_what_is_on_disk_keeps_its_meaning() -> None:
     assert checksum(b"x").hex() == "659da24680f2b0dbb61ba2d1c8c31637"
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**12 - 1))
 def test_descending_is_taking_children(path: int) -> None:
     node: bytes = ZERO
@@ -102,7 +101,6 @@ class TestSecret:
 
 
 class TestSealing:
-    @settings(deadline=None)
     @given(st.binary(max_size=300), st.binary(max_size=40))
     def test_opens_what_was_sealed(self, plaintext: bytes, associated_data: bytes) -> None:
         sealed = seal(ZERO, plaintext, associated_data)
@@ -113,7 +111,6 @@ class TestSealing:
         """A rolled-back transaction hands a leaf out twice: the nonce is random."""
         assert len({seal(ZERO, b"text", b"")[:12] for _ in range(100)}) == 100
 
-    @settings(deadline=None)
     @given(st.integers(0, SEAL_OVERHEAD + 3), st.integers(1, 255))
     def test_an_altered_byte_is_found(self, index: int, change: int) -> None:
         sealed = bytearray(seal(ZERO, b"text", b"ad"))
@@ -152,12 +149,10 @@ class TestKeyedHash:
 
 
 class TestPadding:
-    @settings(deadline=None)
     @given(st.binary(max_size=5000))
     def test_is_undone(self, data: bytes) -> None:
         assert unpad(pad(data)) == data
 
-    @settings(deadline=None)
     @given(st.integers(0, 200_000))
     def test_costs_an_eighth_at_most_above_the_smallest_bucket(self, size: int) -> None:
         padded = len(pad(bytes(size)))
@@ -167,7 +162,6 @@ class TestPadding:
         assert len({len(pad(bytes(size))) for size in range(SMALLEST_BUCKET)}) == 1
         assert len({len(pad(bytes(size))) for size in range(256, 65536)}) == 8 * 8
 
-    @settings(deadline=None)
     @given(st.binary(max_size=600))
     def test_what_was_not_padded_is_damage(self, data: bytes) -> None:
         try:

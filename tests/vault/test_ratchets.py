@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from omemo.storage import NothingException
 
@@ -94,7 +94,6 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(JSON)
 def test_any_json_comes_back(value: object) -> None:
     maybe = module._just(lambda: json.loads(json.dumps(value)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eph_e2ee.errors import VaultDamaged
@@ -81,7 +81,6 @@ def test_the_codes_of_the_format_never_change() -> None:
     assert set(DIRECTIONS) == set(Direction)
 
 
-@settings(deadline=None)
 @given(CONTENTS)
 def test_any_content_survives_sealing(content: Content) -> None:
     """Also what our archive calls it, and the change that a line of the history tells of."""

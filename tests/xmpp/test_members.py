@@ -346,7 +346,7 @@ HOSTILE = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=100, derandomize=True)
+@settings(max_examples=100)
 @given(jid=HOSTILE, affiliation=HOSTILE, code=HOSTILE, occupant=HOSTILE)
 async def test_whatever_a_room_says_raises_nothing(
     jid: str, affiliation: str, code: str, occupant: str

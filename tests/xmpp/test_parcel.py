@@ -245,7 +245,7 @@ def elements(draw: st.DrawFn, depth: int = 3) -> Element:
     return made
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(st.lists(elements(), max_size=3))
 def test_any_element_parses_or_is_refused(children: list[Element]) -> None:
     element = Element(f"{NS}encrypted")
@@ -255,7 +255,7 @@ def test_any_element_parses_or_is_refused(children: list[Element]) -> None:
     fingerprint(message(element), JID, DEVICE)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(
     st.binary(max_size=64),
     st.sampled_from([b"\x08", b"\x0a"]),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import Element, fromstring
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from slixmpp import JID
 from slixmpp.stanza import Message
@@ -319,12 +319,7 @@ def stanza(draw: st.DrawFn) -> Element:
     return made
 
 
-@settings(
-    max_examples=60,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+@settings(max_examples=60)
 @given(st.lists(stanza(), min_size=1, max_size=6))
 def test_nothing_that_is_sent_raises(stanzas: list[Element]) -> None:
     """F42: no exception reaches slixmpp, nothing is answered, and what is told fits any timer."""

@@ -212,7 +212,7 @@ async def both(vault: Vault) -> Both:
     return made
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(st.sampled_from(ACTIONS * 2 + FREQUENT * 4), st.sampled_from(PLACES)),
