@@ -330,6 +330,7 @@ class Chat(Peers):
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._withheld.stop()
         await self._account.detach()
         await self._expiry.note()
         await self._reading.close()
