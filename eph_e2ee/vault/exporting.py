@@ -30,7 +30,7 @@ from eph_e2ee.vault.privatefile import (
 from eph_e2ee.vault.ratchets import ACCOUNTS, PREFIX
 from eph_e2ee.vault.vault import Vault
 
-__all__ = ["DEVICE", "MOVED", "SESSION", "export_identity", "names", "require_identity"]
+__all__ = ["DEVICE", "MOVED", "SESSION", "WRITTEN", "export_identity", "names", "require_identity"]
 
 MOVED: Final = "identity moved"
 """The value that locks a vault for OMEMO: whether its identity is on its way or has gone."""
