@@ -6,6 +6,7 @@ expired elsewhere may stand in a later page (F21); then those are told of that s
 """
 
 import asyncio
+import functools
 import json
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
@@ -25,7 +26,7 @@ from eph_e2ee.xmpp.account import Account
 from eph_e2ee.xmpp.archive import ArchiveUnavailable, Page, PositionLost
 from eph_e2ee.xmpp.redaction import contained
 
-__all__ = ["Backlog"]
+__all__ = ["Backlog", "archive_of"]
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,11 @@ class Backlog:
         self._incoming = incoming
         self._clock = clock
         self._noted: str | None = None
+        # All before this number that was to be told was, by this process.
+        self._told = 0
+        # By the vault's worker alone: the `untold` whose telling is over, also where it still
+        # stands in the vault, which has not taken that.
+        self._over: int | None = None
         self._whole = False
         self._complete = False
         self._known = False
@@ -144,6 +150,11 @@ class Backlog:
     def has_unnoted(self) -> bool:
         """Whether more of the archive has been seen than is written down."""
         return self._whole and self._incoming.seen(self._archive).last != self._noted
+
+    def tells(self, vault: Transaction) -> bool:
+        """Whether a reading tells of what is kept now, inside of a work of the vault."""
+        position = self._position(vault)
+        return position is not None and position.untold not in {None, self._over}
 
     async def note(self) -> None:
         """Write down how far the archive was seen.
@@ -223,8 +234,7 @@ class Backlog:
 
         What arrives from now on is told at once, and must not be told again by the next reading.
         """
-        text = await self._vault.transact(lambda vault: vault.value(_key(self._archive)))
-        position = None if text is None else _Position.from_json(text)
+        position = await self._vault.transact(self._position)
         if position is None:
             return
         self._known = self._known or position.last is not None
@@ -237,11 +247,11 @@ class Backlog:
         now = self._clock.now()
 
         def work(vault: Transaction) -> _Position:
-            text = vault.value(_key(self._archive))
-            known = None if text is None else _Position.from_json(text)
-            position = _Position(None, now - FIRST_LOOK) if known is None else known
-            if position.untold is None:
+            position = self._position(vault) or _Position(None, now - FIRST_LOOK)
+            if position.untold in {None, self._over}:
                 position = replace(position, untold=vault.next_number)
+                # Should this fail, what the vault still has is over as before.
+                self._over = None if position.untold == self._over else self._over
                 self._write(vault, position)
             return position
 
@@ -298,41 +308,63 @@ class Backlog:
         )
 
     async def _tell(self, position: _Position, received: dict[int, Received]) -> None:
-        """Tell of what was kept and still lives, in the order of its arrival."""
-        end = await self._vault.transact(lambda vault: vault.next_number)
-        first = end if position.untold is None else position.untold
-        for start in range(first, end, TELL):
-            found = self._found(start, min(start + TELL, end))
-            for entry in await self._vault.transact(found):
+        """Tell of what was kept and still lives, in the order of its arrival.
+
+        Each once, also where this is cut short, or the vault does not take that it is done.
+        """
+        while True:
+            first = max(self._told, position.untold or 0)
+            found = await self._vault.transact(functools.partial(self._next, position, first))
+            if found is None:
+                return
+            entries, self._told = found
+            for entry in entries:
                 known = received.get(entry.number, Received(entry.number))
                 self._incoming.on_message(replace(known, entry=entry))
-        told = replace(position, untold=None)
-        await self._vault.transact(lambda vault: self._write(vault, told))
 
-    def _found(self, first: int, end: int) -> Callable[[Transaction], list[Entry]]:
+    def _next(
+        self, position: _Position, first: int, vault: Transaction
+    ) -> tuple[list[Entry], int] | None:
+        """What is to be told next, and the number behind it; None if that was all: it is noted.
+
+        What was withheld and is opened while others are told of is among it.
+        """
+        end = min(first + TELL, vault.next_number)
+        over = position.untold == self._over
+        entries = [] if over else self._found(vault, first, end)
+        if not over and (entries or end < vault.next_number):
+            return entries, end
+        self._over = position.untold
+        self._write(vault, replace(position, untold=None))
+        return None
+
+    def _found(self, vault: Transaction, first: int, end: int) -> list[Entry]:
         """What has come out of this archive, or could have, and not from this device."""
         own, device = self._account.bare, self._account.device
+        archives: dict[BareJid, BareJid] = {}
+        found = []
+        for entry in vault.entries_between(first, end):
+            content, conversation = entry.content, entry.conversation
+            if content is None or content.change is not None:
+                continue
+            if conversation not in archives:
+                archives[conversation] = archive_of(vault, conversation, own)
+            ours = (content.sender, content.device) == (own, device)
+            if archives[conversation] == self._archive and not ours:
+                found.append(entry)
+        return found
 
-        def work(vault: Transaction) -> list[Entry]:
-            archives: dict[BareJid, BareJid] = {}
-            found = []
-            for entry in vault.entries_between(first, end):
-                content, conversation = entry.content, entry.conversation
-                if content is None or content.change is not None:
-                    continue
-                if conversation not in archives:
-                    # Each room that was ever read has an archive of its own.
-                    room = vault.value(_key(conversation)) is not None
-                    archives[conversation] = conversation if room else own
-                ours = (content.sender, content.device) == (own, device)
-                if archives[conversation] == self._archive and not ours:
-                    found.append(entry)
-            return found
-
-        return work
+    def _position(self, vault: Transaction) -> _Position | None:
+        text = vault.value(_key(self._archive))
+        return None if text is None else _Position.from_json(text)
 
     def _write(self, vault: Transaction, position: _Position) -> None:
         vault.put_value(_key(self._archive), json.dumps(asdict(position)))
+
+
+def archive_of(vault: Transaction, conversation: BareJid, own: BareJid) -> BareJid:
+    """Which archive has a conversation: each room that was ever read has one of its own."""
+    return own if vault.value(_key(conversation)) is None else conversation
 
 
 def _remember(received: dict[int, Received], kept: list[Received]) -> None:

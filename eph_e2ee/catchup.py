@@ -6,12 +6,15 @@ meanwhile waits: a ratchet is turned in the order of sending.
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
-from eph_e2ee.backlog import Backlog
+from eph_e2ee.backlog import Backlog, archive_of
 from eph_e2ee.clock import Clock
+from eph_e2ee.errors import VaultDamaged
 from eph_e2ee.incoming import Incoming
 from eph_e2ee.model import BareJid
 from eph_e2ee.notices import Notices
+from eph_e2ee.vault.archive import Transaction
 from eph_e2ee.vault.vault import Vault
 from eph_e2ee.xmpp.account import Account
 
@@ -80,6 +83,17 @@ class CatchingUp:
         # And no more: what has arrived since is still to be noted.
         await asyncio.gather(*(backlog.close() for backlog in self._backlogs.values()))
 
+    def tells(self, vault: Transaction, conversation: BareJid) -> bool:
+        """Whether a reading tells of what is kept of a conversation now, at its end.
+
+        Inside of a work of the vault. One that was cut short goes on, and tells as well.
+        """
+        with suppress(VaultDamaged):  # then none does
+            archive = archive_of(vault, conversation, self._account.bare)
+            # Not to be kept: this is the vault's thread.
+            return (self._backlogs.get(archive) or self._new(archive)).tells(vault)
+        return False
+
     @property
     def own(self) -> Backlog:
         """That of our own account."""
@@ -103,10 +117,12 @@ class CatchingUp:
     def _backlog(self, archive: BareJid) -> Backlog:
         backlog = self._backlogs.get(archive)
         if backlog is None:
-            backlog = Backlog(archive, self._account, self._vault, self._incoming, self._clock)
+            backlog = self._backlogs[archive] = self._new(archive)
             backlog.on_seen = self._gathered
-            self._backlogs[archive] = backlog
         return backlog
+
+    def _new(self, archive: BareJid) -> Backlog:
+        return Backlog(archive, self._account, self._vault, self._incoming, self._clock)
 
     def _gathered(self) -> None:
         self.on_gathered()

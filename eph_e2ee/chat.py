@@ -121,6 +121,7 @@ class Chat(Peers):
         )
         self._catching_up = CatchingUp(account, vault, self._incoming, notices, clock)
         self._reading.backlog = lambda: self._catching_up.own
+        self._withheld.is_left = self._catching_up.tells
         gathering = (self._outgoing, self._catching_up)
         self._expiry = Expiry(vault, gathering, clock, self._expired, account.server)
         lasting = (self._expiry.run(), self._reading.run(), self._withheld.begin())
@@ -330,6 +331,7 @@ class Chat(Peers):
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._withheld.stop()
         await self._account.detach()
         await self._expiry.note()
         await self._reading.close()

@@ -42,6 +42,7 @@ Named = tuple[Arrival, tuple[str, ...]]
 
 Outcome = Letter | RemoteProtocolError
 Write = Callable[[Transaction], None]
+Note = Callable[[Transaction, list[Entry]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +71,12 @@ class _Sink:
     Attributes:
         tell: called with each message that was kept.
         new: whether our device is too new for the archive to have much for it.
+        note: called in each commit with what it keeps.
     """
 
     tell: Callable[[Received], None]
     new: bool = False
+    note: Note = lambda *_: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +161,12 @@ class Incoming:
         self._halves.stop()
 
     async def take_archived(
-        self, arrivals: Sequence[Arrival], write: Write, *, new: bool
+        self,
+        arrivals: Sequence[Arrival],
+        write: Write,
+        *,
+        new: bool,
+        note: Note = lambda *_: None,
     ) -> list[Received]:
         """Deal with what an archive has given.
 
@@ -167,6 +175,7 @@ class Incoming:
             write: goes with the last of it.
             new: whether our device is too new for the archive to have much for it: then what is
                 not for this device is no news.
+            note: goes with each part of it, and is given what of that is kept.
 
         Returns:
             The messages that were kept, which nobody has been told of.
@@ -175,7 +184,7 @@ class Incoming:
             VaultError: not all was stored; what was is known again when it is read once more.
         """
         kept: list[Received] = []
-        sink = _Sink(kept.append, new)
+        sink = _Sink(kept.append, new, note)
         await self._acquainted(arrivals)
         fresh, again = await self._unseen(arrivals)
         while again:
@@ -283,7 +292,7 @@ class Incoming:
         """Open as many of the first as need no download; return how many that were."""
 
         def filed(outcomes: list[Outcome]) -> Callable[[Transaction], _Filed]:
-            return self._filed(outcomes, write if len(outcomes) == len(fresh) else None)
+            return self._filed(outcomes, sink, write if len(outcomes) == len(fresh) else None)
 
         operations = [functools.partial(self._letters.open, *named) for named in fresh]
         try:
@@ -297,7 +306,7 @@ class Incoming:
         return len(pending.value)
 
     def _filed(
-        self, outcomes: list[Outcome], write: Write | None
+        self, outcomes: list[Outcome], sink: _Sink, write: Write | None
     ) -> Callable[[Transaction], _Filed]:
         """What is written of many letters, in one transaction."""
         letters = [outcome for outcome in outcomes if isinstance(outcome, Letter)]
@@ -310,7 +319,9 @@ class Incoming:
                 self._conversations.write(vault, peer, text)
             for letter in letters:
                 optouts.write(vault, letter.peer, letter.opt_out.state)
-            entries = iter(added(vault, letters, waiting))
+            kept = added(vault, letters, waiting)
+            sink.note(vault, [entry for entry in kept if entry is not None])
+            entries = iter(kept)
             delivered = [
                 each for letter in letters for each in self._notices.applied(vault, letter, waiting)
             ]

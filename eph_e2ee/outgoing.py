@@ -31,6 +31,7 @@ from eph_e2ee.optouts import OptOuts
 from eph_e2ee.protocol import agreement, ephemeral, lifetime, marks, setting, xml
 from eph_e2ee.protocol.agreement import Agreement
 from eph_e2ee.protocol.setting import Setting
+from eph_e2ee.unacknowledged import Unacknowledged, Waiting
 from eph_e2ee.vault.archive import NewMessage, Transaction
 from eph_e2ee.vault.vault import Vault
 from eph_e2ee.warnings import Warnings
@@ -100,7 +101,7 @@ class Outgoing:
         self._opt_outs = opt_outs
         self._clock = clock
         self._left: list[tuple[int, float]] = []
-        self._unacknowledged: dict[MessageId, tuple[int, BareJid, float]] = {}
+        self._unacknowledged = Unacknowledged()
         self._confirmed: dict[BareJid, frozenset[Addressee]] = {}
         self._warnings = Warnings(account, legacy)
         self.on_gathered: Callable[[], None] = lambda: None
@@ -131,8 +132,9 @@ class Outgoing:
         if self._account.has_session:
             confirmed = self._account.acks.active
             if entry is not None and confirmed:
-                waiting = entry.number, entry.conversation, self._clock.now()
-                self._unacknowledged[parcel.message_id] = waiting
+                stanzas, now = len(parcel.sealed.stanzas), self._clock.now()
+                waiting = Waiting(entry.number, entry.conversation, now, stanzas)
+                self._unacknowledged.put(parcel.message_id, waiting)
             self._account.send(audience, parcel.message_id, parcel.sealed, parcel.clear)
             if entry is not None and not confirmed:
                 entry = self._has_left(entry, self._clock.now())
@@ -184,10 +186,9 @@ class Outgoing:
         Raises:
             VaultError: it stays noted, for the next time.
         """
-        waiting = self._unacknowledged.pop(message_id, None)
+        waiting = self._unacknowledged.settle(message_id)
         if waiting is not None:
-            number, _, at = waiting
-            self._note_left(number, at)
+            self._note_left(waiting.number, waiting.at)
         await self.note()
 
     @property
@@ -338,11 +339,10 @@ class Outgoing:
         )
 
     def _acknowledged(self, message_id: MessageId) -> None:
-        waiting = self._unacknowledged.pop(message_id, None)
+        waiting = self._unacknowledged.acknowledged(message_id)
         if waiting is not None:
-            number, conversation, at = waiting
-            self._note_left(number, at)
-            told = Delivered(number, conversation, Delivery.SENT)
+            self._note_left(waiting.number, waiting.at)
+            told = Delivered(waiting.number, waiting.conversation, Delivery.SENT)
             self._account.emit("ephemeral_delivery", told)
 
     def _note_left(self, number: int, at: float) -> None:

@@ -7,16 +7,25 @@ spent: they are opened once the device is trusted, in their order, as if they ha
 import asyncio
 import hashlib
 import json
+import operator
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from eph_e2ee.clock import Clock
-from eph_e2ee.errors import LocalProtocolError, RemoteProtocolError, VaultDamaged
-from eph_e2ee.incoming import Incoming
-from eph_e2ee.model import BareJid, MessageId, Seconds
+from eph_e2ee.errors import (
+    EphemeralError,
+    LocalProtocolError,
+    RemoteProtocolError,
+    VaultClosed,
+    VaultDamaged,
+    VaultError,
+)
+from eph_e2ee.incoming import Incoming, Received
+from eph_e2ee.model import BareJid, Entry, MessageId, Seconds
 from eph_e2ee.protocol import xml
 from eph_e2ee.vault.archive import Transaction
 from eph_e2ee.vault.vault import Vault
@@ -40,6 +49,9 @@ account with most of them gives way, so that whoever makes up accounts leaves th
 
 WAITING: Final = "withheld messages"
 """The value of the vault that keeps them."""
+
+UNTOLD: Final = "untold withheld messages"
+"""The value with the numbers of those that were opened, until somebody has been told."""
 
 
 class _Item(NamedTuple):
@@ -70,6 +82,9 @@ class Withheld:
         clock: what its arrival is measured by.
         unread_cap: how long messages with a timer are kept that nobody reads; any of these may
             have one.
+
+    Attributes:
+        is_left: called in a commit: whether somebody else tells of what is kept of a conversation.
     """
 
     def __init__(
@@ -89,6 +104,9 @@ class Withheld:
         # By the vault's worker alone, where a work that was queued before a cancellation runs
         # before everything of the next reopening.
         self._due: set[tuple[BareJid, str]] = set()
+        self._told: set[int] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.is_left: Callable[[Transaction, BareJid], bool] = lambda *_: False
         incoming.on_withheld = self.keep
 
     def keep(self, vault: Transaction, arrivals: Sequence[Arrival]) -> None:
@@ -112,46 +130,112 @@ class Withheld:
     async def reopen(self, sender: BareJid) -> None:
         """Open what waits of an account, but for what comes from devices still to be decided on.
 
-        Canceling it is safe.
+        Canceling it is safe: what has begun goes on, and all that is opened is told of.
 
         Raises:
             NotSent: OMEMO does not run; all waits still.
             VaultError: not all was stored; what was not waits still.
         """
-        async with self._opening:
-            if all(_sender(item) != sender for item in await self._vault.transact(self._alive)):
-                return
-            undecided = await self._account.devices.undecided(sender)
-
-            def chosen(vault: Transaction) -> list[_Item]:
-                own = [item for item in self._alive(vault) if _sender(item) == sender]
-                items = [item for item in own if item.device not in undecided]
-                self._due = set(map(_name, items))
-                return items
-
-            due = await self._vault.transact(chosen)
-
-            def drop(vault: Transaction) -> None:
-                gone = [item for item in due if _name(item) in self._due]
-                _write(vault, [item for item in self._alive(vault) if item not in gone])
-
-            arrivals = [_unpacked(item) for item in due]
-            for received in await self._incoming.take_archived(arrivals, drop, new=False):
-                self._incoming.on_message(received)
+        task = self._account.start(self._reopen(sender))
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        await asyncio.wait({task})
+        if task.cancelled():
+            raise VaultClosed("the chat was closed: what is withheld waits for the next one")
+        task.result()
 
     @contained
     async def begin(self) -> None:
-        """Do so for all: trust may have been decided on just before the last session ended."""
+        """Do so for all: trust may have been decided on just before the last session ended.
+
+        What was opened by then, and nobody was told of, comes first.
+        """
         await self._account.omemo.running()
+        async with self._opening:
+            await self._tell([])
         items = await self._vault.transact(self._alive)
         for sender in dict.fromkeys(map(_sender, items)):
             await self.reopen(sender)
+
+    async def stop(self) -> None:
+        """Open nothing any more; who has not been told is told at the next beginning."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def forget(self, vault: Transaction, conversation: BareJid) -> None:
         """Forget what waits of a conversation, inside of a work of the vault."""
         own = self._account.bare
         with suppress(VaultDamaged):  # nobody can read it any more
             _write(vault, [each for each in _read(vault) if _peer(each, own) != conversation])
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # perhaps nobody waits for it any more
+
+    async def _reopen(self, sender: BareJid) -> None:
+        async with self._opening:
+            try:
+                opened = await self._opened(sender)
+            except EphemeralError:
+                with suppress(VaultError):  # the first one says more
+                    await self._tell([])  # of what was stored before that
+                raise
+            await self._tell(opened)
+
+    async def _opened(self, sender: BareJid) -> list[Received]:
+        """What of an account could be opened, which nobody has been told of."""
+        if all(_sender(item) != sender for item in await self._vault.transact(self._alive)):
+            return []
+        undecided = await self._account.devices.undecided(sender)
+
+        def chosen(vault: Transaction) -> list[_Item]:
+            own = [item for item in self._alive(vault) if _sender(item) == sender]
+            items = [item for item in own if item.device not in undecided]
+            self._due = set(map(_name, items))
+            return items
+
+        due = await self._vault.transact(chosen)
+
+        def drop(vault: Transaction) -> None:
+            gone = [item for item in due if _name(item) in self._due]
+            _write(vault, [item for item in self._alive(vault) if item not in gone])
+
+        arrivals = [_unpacked(item) for item in due]
+        return await self._incoming.take_archived(arrivals, drop, new=False, note=self._note)
+
+    def _note(self, vault: Transaction, entries: list[Entry]) -> None:
+        """Note with what is opened that somebody is to be told, whatever ends us before that."""
+        with suppress(VaultDamaged):  # nobody can read the note any more
+            numbers = [
+                entry.number
+                for entry in entries
+                if entry.content is not None and not self.is_left(vault, entry.conversation)
+            ]
+            if numbers:
+                _write_untold(vault, [*_untold(vault), *numbers])
+
+    async def _tell(self, opened: list[Received]) -> None:
+        """Tell of all that is noted, each once, also where the vault does not take that it was."""
+        known = {each.number: each for each in opened}
+
+        def noted(vault: Transaction) -> tuple[list[int], list[Entry]]:
+            numbers = sorted(_untold(vault))
+            return numbers, [
+                entry for each in numbers for entry in vault.entries_between(each, each + 1)
+            ]
+
+        numbers, entries = await self._vault.transact(noted)
+        for entry in entries:
+            if entry.content is not None and entry.number not in self._told:
+                self._told.add(entry.number)
+                received = known.get(entry.number, Received(entry.number))
+                self._incoming.on_message(replace(received, entry=entry))
+        if numbers:
+            with suppress(VaultError):  # the next time
+                await self._vault.transact(lambda vault: _strike(vault, numbers))
+                self._told.clear()
 
     def _alive(self, vault: Transaction) -> list[_Item]:
         """What waits; what nobody has read within the cap is forgotten (F19)."""
@@ -174,6 +258,24 @@ def _write(vault: Transaction, items: list[_Item]) -> None:
     text = json.dumps(items, ensure_ascii=False) if items else None
     if text is not None or vault.value(WAITING) is not None:
         vault.put_value(WAITING, text)
+
+
+def _untold(vault: Transaction) -> list[int]:
+    text = vault.value(UNTOLD)
+    try:
+        return [] if text is None else [operator.index(each) for each in json.loads(text)]
+    except (ValueError, TypeError):
+        raise VaultDamaged(
+            "the list of messages to tell of is damaged: the history has them"
+        ) from None
+
+
+def _write_untold(vault: Transaction, numbers: list[int]) -> None:
+    vault.put_value(UNTOLD, json.dumps(numbers) if numbers else None)
+
+
+def _strike(vault: Transaction, numbers: list[int]) -> None:
+    _write_untold(vault, [each for each in _untold(vault) if each not in numbers])
 
 
 def _sender(item: _Item) -> BareJid:

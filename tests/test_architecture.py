@@ -25,7 +25,8 @@ FLOORS = [
     {"protocol"},
     {"vault"},
     {"xmpp"},
-    {"clear", "replying", "conversations", "drafts", "halves", "optouts", "queues", "seen"},
+    {"clear", "replying", "conversations", "drafts", "halves", "optouts", "queues", "seen"}
+    | {"unacknowledged"},
     {"letters"},
     {"filing", "notices", "warnings"},
     {"incoming", "outgoing", "expiry", "questions"},

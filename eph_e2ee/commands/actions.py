@@ -120,7 +120,8 @@ def import_json(options: argparse.Namespace) -> int:
     """Take over the OMEMO identity and sessions that slixmpp-omemo kept in a JSON file.
 
     The file is looked at as a whole first. A vault is made where the folder is missing or empty;
-    one that has an OMEMO identity already is refused.
+    one that has an OMEMO identity already is refused. What was cut short is finished by repeating
+    it.
     """
     exists = require_room(options.folder)
     texts = importing.read_source(options.file)

@@ -1,9 +1,10 @@
 """The way back: a vault's OMEMO identity as a JSON file that slixmpp-omemo's storages read.
 
 It is moved, not copied. Two programs that go on with the same sessions would encrypt two messages
-under one key; so the vault is locked for OMEMO before the file appears, and its own values are
-forgotten after. Whatever cuts that short, never can both be used, and one of them always can:
-repeat it, to the same file.
+under one key; so the vault is locked for OMEMO before the file is written, notes that it is whole
+before it gets its name, and forgets its own values after. From that note on the file is what
+counts, wherever it was moved to, and is never written anew. Whatever cuts that short, never can
+both be used, and one of them always can: repeat it, to the same file.
 """
 
 import json
@@ -16,7 +17,7 @@ from typing import Any, Final
 
 from sqlalchemy import select
 
-from eph_e2ee.errors import EphemeralError, LocalProtocolError
+from eph_e2ee.errors import EphemeralError, LocalProtocolError, VaultError, VaultUnavailable
 from eph_e2ee.vault.archive import Transaction
 from eph_e2ee.vault.database import conversations
 from eph_e2ee.vault.privatefile import (
@@ -29,13 +30,16 @@ from eph_e2ee.vault.privatefile import (
 from eph_e2ee.vault.ratchets import ACCOUNTS, PREFIX
 from eph_e2ee.vault.vault import Vault
 
-__all__ = ["DEVICE", "MOVED", "SESSION", "export_identity", "names", "require_identity"]
+__all__ = ["DEVICE", "MOVED", "SESSION", "WRITTEN", "export_identity", "names", "require_identity"]
 
 MOVED: Final = "identity moved"
 """The value that locks a vault for OMEMO: whether its identity is on its way or has gone."""
 
 LEAVING: Final = "leaving for "
-"""Before the path of the file."""
+"""Before the path of the file, which does not exist yet."""
+
+WRITTEN: Final = "written to "
+"""Before the path of the file, which is whole: there, under its draft's name, or moved since."""
 
 GONE: Final = "gone"
 
@@ -82,22 +86,25 @@ def export_identity(vault: Vault, path: Path) -> int:
 
     Raises:
         LocalProtocolError: the file exists already, or the vault has no identity.
-        VaultError: the disk or the database refused; repeat it. Where there is no file yet, the
-            vault is as before.
+        VaultError: the disk or the database refused. The text says if it is to be repeated;
+            otherwise there is no file, and the vault is as before.
     """
     path = path.absolute()
     values, state = vault.transact_sync(_look)
-    if not (state == LEAVING + str(path) and _holds(path, values)):
-        _require_free(path, state)
-        _lock(vault, LEAVING + str(path))
-        try:
-            _write_new(path, json.dumps(_portable(values), ensure_ascii=False).encode())
-        except EphemeralError:
-            if not _holds(path, values):
-                _lock(vault, state)
-            raise
+    if not _is_written(path, values, state):
+        _write(vault, path, values, state)
     gone: dict[str, str | None] = {PREFIX + name: None for name in (*values, ACCOUNTS)}
-    vault.transact_sync(lambda transaction: transaction.put_values({**gone, MOVED: GONE}))
+    try:
+        _name(path)
+        vault.transact_sync(lambda transaction: transaction.put_values({**gone, MOVED: GONE}))
+    except EphemeralError as error:
+        if _draft(path).exists():
+            _take_back(vault, path, state, error)
+            raise
+        raise VaultUnavailable(
+            f"{error}; the identity is in {path}, whole, and the vault is locked: repeat the "
+            f"export, to {path}, to have the vault forget its own, also if the file was moved"
+        ) from error
     return len(_portable(values))
 
 
@@ -116,8 +123,7 @@ def require_identity(vault: Vault) -> None:
             "again, once nobody uses it, or attach with a new folder"
         )
     raise LocalProtocolError(
-        "the export of this vault's OMEMO identity was cut short: repeat it, to "
-        + state.removeprefix(LEAVING)
+        f"the export of this vault's OMEMO identity was cut short: repeat it, to {_path(state)}"
     )
 
 
@@ -174,7 +180,11 @@ def _look(transaction: Transaction) -> tuple[Values, str | None]:
         for name, value in found
         if value is not None or transaction.value(PREFIX + name) is not None
     }
-    if state == GONE or OWN[0] not in values:
+    if state == GONE:
+        raise LocalProtocolError(
+            "the vault has no OMEMO identity any more, it was exported before: nothing was exported"
+        )
+    if OWN[0] not in values:
         raise LocalProtocolError("the vault has no OMEMO identity: nothing was exported")
     return values, state
 
@@ -202,25 +212,75 @@ def _holds(path: Path, values: Values) -> bool:
     return isinstance(found, dict) and all(found.get(name) == values[name] for name in OWN[:3])
 
 
-def _require_free(path: Path, state: str | None) -> None:
-    """See that the file does not exist, nor that of an export which was cut short."""
+def _is_written(path: Path, values: Values, state: str | None) -> bool:
+    """Whether the file is whole already, by an export that was cut short.
+
+    Raises:
+        LocalProtocolError: another file is, or something else has this name.
+    """
+    begun = path if state is None else _path(state)
+    # What an earlier version has left has the name already, and no note.
+    if state is not None and (state.startswith(WRITTEN) or _holds(begun, values)):
+        if path == begun:
+            return True
+        raise LocalProtocolError(
+            f"an export was cut short, and the identity is in {begun}, or wherever that was moved "
+            f"to: repeat it, to {begun}"
+        )
     if os.path.lexists(path):
         raise LocalProtocolError(f"{path}: it exists already; nothing was exported")
-    begun = Path((state or "").removeprefix(LEAVING))
-    if state is not None and os.path.lexists(begun):
-        raise LocalProtocolError(f"an export was cut short: repeat it, to {begun}, or remove that")
+    return False
 
 
-def _write_new(path: Path, content: bytes) -> None:
-    """Write a file that does not exist, as a whole: its name appears when the disk has it."""
-    draft = path.with_name(f".{path.name}.new")
-    with reported(path):
-        draft.unlink(missing_ok=True)
+def _path(state: str) -> Path:
+    """The file of an export that was cut short."""
+    return Path(state.removeprefix(LEAVING).removeprefix(WRITTEN))
+
+
+def _draft(path: Path) -> Path:
+    """What the file is called until the vault has noted that it is whole."""
+    return path.with_name(f".{path.name}.new")
+
+
+def _write(vault: Vault, path: Path, values: Values, state: str | None) -> None:
+    """Write the draft, and note that it is whole."""
+    content = json.dumps(_portable(values), ensure_ascii=False).encode()
+    _lock(vault, LEAVING + str(path))
     try:
-        with private_file(draft, create=True) as descriptor:
+        for begun in (path, path if state is None else _path(state)):
+            with reported(begun):
+                _draft(begun).unlink(missing_ok=True)
+        with private_file(_draft(path), create=True) as descriptor:
             write_through(descriptor, 0, content)
-            os.link(draft, path)
             sync_folder(path.parent)
-    finally:
-        with suppress(OSError):  # the error of the block says more
-            draft.unlink()
+        _lock(vault, WRITTEN + str(path))
+    except EphemeralError as error:
+        _take_back(vault, path, state, error)
+        raise
+
+
+def _take_back(vault: Vault, path: Path, state: str | None, error: EphemeralError) -> None:
+    """Leave all as it was before an error, with a file that has no name yet.
+
+    Raises:
+        VaultUnavailable: the vault does not take that, or was locked before; the draft stays.
+    """
+    with suppress(VaultError):
+        if state is None or not state.startswith(WRITTEN):
+            _lock(vault, state)
+            with suppress(OSError):  # the error says more
+                _draft(path).unlink(missing_ok=True)
+            return
+    raise VaultUnavailable(f"{error}; the vault is locked: repeat the export, to {path}") from error
+
+
+def _name(path: Path) -> None:
+    """Give the draft its name, unless that was done: the file may have been moved since."""
+    draft = _draft(path)
+    with reported(path):
+        if not draft.exists():
+            return
+        if os.path.lexists(path):
+            raise LocalProtocolError(f"{path}: something else has that name")
+        draft.rename(path)
+        sync_folder(path.parent)

@@ -64,6 +64,8 @@ def read_source(path: Path) -> dict[str, str]:
 def import_identity(vault: Vault, texts: Mapping[str, str]) -> None:
     """Put what `read_source` returned into a vault without an OMEMO identity, all or nothing.
 
+    Repeating it is safe: where the vault has all of it, and nobody has gone on with it, it is done.
+
     Raises:
         LocalProtocolError: the vault has an identity already, or the file's is another account's
             than the vault; nothing was written.
@@ -72,9 +74,8 @@ def import_identity(vault: Vault, texts: Mapping[str, str]) -> None:
 
     def work(transaction: Transaction) -> None:
         if any(transaction.value(PREFIX + key) is not None for key in (DEVICE, KEY, IS_SEED)):
-            raise LocalProtocolError(
-                "the vault has an OMEMO identity already: import into a new folder"
-            )
+            _require_done(transaction, texts)
+            return
         owner = transaction.value(OWNER)
         if owner is not None and not has_device(owner, texts.get):
             raise LocalProtocolError(
@@ -86,6 +87,27 @@ def import_identity(vault: Vault, texts: Mapping[str, str]) -> None:
         transaction.put_value(MOVED, None)
 
     vault.transact_sync(work)
+
+
+def _require_done(transaction: Transaction, texts: Mapping[str, str]) -> None:
+    """See that the identity which the vault has is the file's, as it was imported.
+
+    Raises:
+        LocalProtocolError: it is another one; or the same, and one of both has been used since.
+    """
+    if any(transaction.value(PREFIX + key) != texts.get(key) for key in (DEVICE, KEY, IS_SEED)):
+        raise LocalProtocolError(
+            "the vault has another OMEMO identity already: import into a new folder"
+        )
+    if transaction.value(MOVED) is not None:
+        raise LocalProtocolError(
+            "an export of this OMEMO identity was cut short: repeat that, and import then"
+        )
+    if any(transaction.value(PREFIX + key) != text for key, text in texts.items()):
+        raise LocalProtocolError(
+            "the vault has this OMEMO identity already, and it was used since: go on with one of "
+            "both alone, and import the file nowhere else while the vault exists"
+        )
 
 
 def erase_source(path: Path) -> None:

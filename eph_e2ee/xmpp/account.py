@@ -361,8 +361,7 @@ class Account:
         so: applications on slixmpp-omemo do not hear of a stanza without one.
         """
         whole_legacy = all(message.namespace == OLD for message in sealed.messages)
-        parts = [[message] for message in sealed.messages] if sealed.apart else [sealed.messages]
-        for messages in filter(None, parts):
+        for messages in sealed.stanzas:
             stanza = outer_message(
                 self._client,
                 audience.conversation,

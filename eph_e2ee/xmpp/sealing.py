@@ -48,6 +48,13 @@ class Sealed:
     without_envelope: frozenset[Addressee] = frozenset()
     apart: bool = False
 
+    @property
+    def stanzas(self) -> tuple[tuple[omemo.Message, ...], ...]:
+        """What goes into each stanza; nothing where there is nothing to send."""
+        if self.apart:
+            return tuple((message,) for message in self.messages)
+        return (self.messages,) if self.messages else ()
+
 
 class Sealing(Startup, metaclass=ABCMeta):
     """The part of the plugin that encrypts and decrypts, inside of an operation of the gate."""

@@ -9,6 +9,8 @@ import pytest
 from slixmpp.stanza import Message
 
 from eph_e2ee.model import Delivery, Phase
+from tests.flows.test_notices import bounced, until_told
+from tests.xmpp.clients import TheirPlugin, plugged
 from tests.xmpp.test_acks import Stream
 
 if TYPE_CHECKING:
@@ -79,6 +81,65 @@ async def test_each_is_acknowledged_for_itself(rosa: Party, peter: Party, stream
     assert deliveries(rosa) == [(first.number, Delivery.SENT)]
     await stream.acknowledge(3)
     assert deliveries(rosa) == [(each.number, Delivery.SENT) for each in (first, second)]
+
+
+@pytest.fixture
+async def pair(town: Town, rosa: Party) -> str:
+    """Somebody with a device that looks no further than omemo:2: a message goes in two stanzas."""
+    paul = await town.party("paul")
+    await plugged(town.world, paul.name, TheirPlugin)
+    await rosa.chat.devices(paul.jid)
+    return paul.jid
+
+
+async def test_a_message_in_two_stanzas_is_sent_with_the_second(
+    rosa: Party, pair: str, stream: Stream
+) -> None:
+    sent = await rosa.chat.send(pair, "text", timer=MINUTE)
+    at = int(rosa.clock.now())
+    rosa.passes(20)
+    await stream.acknowledge(1)
+    assert deliveries(rosa) == []
+    assert await kept(rosa, sent.number) == (Phase.UNSENT, Delivery.UNSENT, None)
+    await stream.acknowledge(2)
+    assert deliveries(rosa) == [(sent.number, Delivery.SENT)]
+    assert await kept(rosa, sent.number) == (Phase.RUNNING, Delivery.SENT, at + 60)
+
+
+async def test_a_half_that_is_lost_is_sent_again_with_the_other(
+    rosa: Party, pair: str, stream: Stream
+) -> None:
+    """The half that has left is known by its id where it arrives once more (F36)."""
+    sent = await rosa.chat.send(pair, "text")
+    await stream.acknowledge(1)
+    rosa.client.event("sm_failed", None)
+    stream.begin()
+    await stream.acknowledge(2)
+    (unsent,) = await rosa.chat.unsent()
+    again = await unsent.resend()
+    assert (again.number, again.message_id) == (sent.number, sent.message_id)
+    await stream.acknowledge(3)
+    assert deliveries(rosa) == []
+    await stream.acknowledge(4)
+    assert deliveries(rosa) == [(sent.number, Delivery.SENT)]
+
+
+async def test_all_attempts_are_acknowledged_before_it_is_sent(
+    rosa: Party, pair: str, stream: Stream
+) -> None:
+    """Also where one half has come back: the other one is not taken for the next attempt."""
+    sent = await rosa.chat.send(pair, "text")
+    await stream.acknowledge(1)
+    assert sent.message_id is not None
+    rosa.client.receive(bounced(pair, sent.message_id))
+    await until_told(rosa)
+    assert deliveries(rosa) == [(sent.number, Delivery.FAILED)]
+    await sent.resend()
+    for count in (2, 3):
+        await stream.acknowledge(count)
+        assert deliveries(rosa) == [(sent.number, Delivery.FAILED)]
+    await stream.acknowledge(4)
+    assert deliveries(rosa)[1:] == [(sent.number, Delivery.SENT)]
 
 
 @pytest.mark.parametrize("event", ["session_end", "sm_failed"])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import os
+import shutil
 import stat
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from eph_e2ee.vault import exporting, inspection
 from eph_e2ee.vault.exporting import export_identity, names, require_identity
 from eph_e2ee.vault.importing import import_identity, read_source
 from eph_e2ee.vault.ratchets import PREFIX
+from eph_e2ee.vault.vault import Vault
 from eph_e2ee.xmpp.parcel import MODERN, OLD
 from tests.support.adopting import JSONFile
 from tests.support.client import new_context
@@ -28,7 +30,6 @@ from tests.xmpp.people import Person, Server, network
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from eph_e2ee.vault.vault import Vault
     from tests.support.clock import ManualClock
 
 ROSA, PETER, KARL = "rosa@example.org", "peter@example.org", "karl@example.org"
@@ -211,7 +212,7 @@ def test_a_vault_without_an_identity(vault: Vault, tmp_path: Path) -> None:
     assert not (tmp_path / "rosa.json").exists()
 
 
-@pytest.mark.parametrize("refusing", ["link", "pwrite"])
+@pytest.mark.parametrize("refusing", ["rename", "pwrite"])
 def test_a_disk_that_refuses_leaves_all_as_it_was(
     refusing: str,
     home: Path,
@@ -225,7 +226,7 @@ def test_a_disk_that_refuses_leaves_all_as_it_was(
     vault = opened(home, clock)
     with monkeypatch.context() as patch:
         patch.setattr(exporting, "write_through", refuse) if refusing == "pwrite" else None
-        patch.setattr(os, "link", refuse)
+        patch.setattr(type(tmp_path), "rename", refuse)
         with pytest.raises(VaultUnavailable, match="No space"):
             export_identity(vault, tmp_path / "rosa.json")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["peter.json", "vault"]
@@ -238,24 +239,31 @@ class Killed(BaseException):
     """The end of the process."""
 
 
-def killed(vault: Vault, path: Path, monkeypatch: pytest.MonkeyPatch, *, written: bool) -> None:
-    """Export, and die before the file is there or right after."""
-    write = exporting._write_new
+def killed(vault: Vault, path: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    """Export, and die: "begun", with the draft "noted", or with the file "named"."""
+    name = exporting._name
 
     def die(*given: Any) -> None:
-        if written:
-            write(*given)
+        if stage == "named":
+            name(*given)
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(exporting, "_write_new", die)
+        patch.setattr(exporting, "write_through" if stage == "begun" else "_name", die)
         with pytest.raises(Killed):
             export_identity(vault, path)
 
 
-@pytest.mark.parametrize("written", [False, True])
+async def use(peter: Any, path: Path) -> None:
+    """Have a bot go on with it."""
+    rosa = await bot(peter.server, ROSA, path)
+    await encrypted(rosa, PETER, b"text")
+    await rosa.shutdown()
+
+
+@pytest.mark.parametrize("stage", ["begun", "noted", "named"])
 async def test_cut_short_it_is_finished_by_repeating_it(  # noqa: PLR0917 -- fixtures
-    written: bool,  # noqa: FBT001 -- a parameter of the test
+    stage: str,
     home: Path,
     peter: Any,
     tmp_path: Path,
@@ -265,34 +273,109 @@ async def test_cut_short_it_is_finished_by_repeating_it(  # noqa: PLR0917 -- fix
     """Meanwhile the vault is locked; also when somebody has used the file already."""
     path = tmp_path / "rosa.json"
     vault = opened(home, clock)
-    killed(vault, path, monkeypatch, written=written)
-    assert path.exists() == written
+    killed(vault, path, monkeypatch, stage)
+    assert path.exists() == (stage == "named")
     with pytest.raises(LocalProtocolError, match=f"cut short: repeat it, to {path}"):
         require_identity(vault)
-    if written:
-        rosa = await bot(peter.server, ROSA, path)
-        await encrypted(rosa, PETER, b"text")
-        await rosa.shutdown()
-        used = path.read_bytes()
+    if stage == "named":
+        await use(peter, path)
+    kept = path.read_bytes() if path.exists() else None
+    if stage != "begun":
         with pytest.raises(LocalProtocolError, match=f"repeat it, to {path}"):
             export_identity(vault, tmp_path / "another.json")
     export_identity(vault, path)
-    if written:
-        assert path.read_bytes() == used
+    assert kept in {None, path.read_bytes()}
     assert value(vault, "/own_device_id") is None
     assert json.loads(path.read_text())["/own_device_id"] > 0
     vault.close_sync()
     assert not (tmp_path / ".rosa.json.new").exists()
 
 
+async def test_a_file_that_was_moved_is_not_written_anew(
+    home: Path, peter: Any, tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There would be two that go on with the same sessions."""
+    path, moved = tmp_path / "rosa.json", tmp_path / "bot.json"
+    vault = opened(home, clock)
+    killed(vault, path, monkeypatch, "named")
+    path.rename(moved)
+    await use(peter, moved)
+    kept = moved.read_bytes()
+    with pytest.raises(LocalProtocolError, match=f"moved to: repeat it, to {path}"):
+        export_identity(vault, tmp_path / "another.json")
+    export_identity(vault, path)
+    assert value(vault, "/own_device_id") is None
+    vault.close_sync()
+    assert not path.exists()
+    assert moved.read_bytes() == kept
+
+
+def refused(vault: Vault, path: Path, *, first: int, times: int) -> str:
+    """What an export says when the vault does not take some of its writes."""
+    calls, transact = iter(range(1, 99)), Vault.transact_sync
+
+    def refuse(self: Vault, work: Any) -> Any:
+        if first <= next(calls) < first + times:
+            raise VaultUnavailable("the disk is full")
+        return transact(self, work)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Vault, "transact_sync", refuse)
+        with pytest.raises(VaultUnavailable, match="the disk is full") as caught:
+            export_identity(vault, path)
+    return str(caught.value)
+
+
+def test_a_vault_that_refuses_tells_who_has_the_identity(
+    home: Path, tmp_path: Path, clock: ManualClock
+) -> None:
+    """Either all is as before, or the text says what to do, and that is safe."""
+    for first, times in itertools.product((2, 3, 4), (1, 9)):
+        place = tmp_path / f"{first} {times}"
+        path, moved = place / "rosa.json", place / "bot.json"
+        vault = opened(shutil.copytree(home, place / "vault"), clock)
+        told = refused(vault, path, first=first, times=times)
+        if named := first == 4:
+            assert f"the identity is in {path}, whole" in told
+            path.rename(moved)
+        elif first == 3 and times > 1:
+            assert f"the vault is locked: repeat the export, to {path}" in told
+        else:
+            assert "repeat" not in told
+            require_identity(vault)
+            assert not list(place.glob("*rosa*"))
+        export_identity(vault, path)
+        assert value(vault, "/own_device_id") is None
+        assert (path.exists(), moved.exists()) == (not named, named)
+        vault.close_sync()
+
+
+def test_what_has_taken_the_name_meanwhile_stays(
+    home: Path, tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rosa.json"
+    vault = opened(home, clock)
+    killed(vault, path, monkeypatch, "noted")
+    path.write_text("something of somebody's")
+    path.chmod(0o600)
+    with pytest.raises(VaultUnavailable, match=f"something else has that name.*to {path}"):
+        export_identity(vault, path)
+    assert path.read_text() == "something of somebody's"
+    path.unlink()
+    export_identity(vault, path)
+    vault.close_sync()
+    assert json.loads(path.read_text())["/own_device_id"] > 0
+
+
 def test_cut_short_it_may_go_elsewhere(
     home: Path, tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vault = opened(home, clock)
-    killed(vault, tmp_path / "rosa.json", monkeypatch, written=False)
+    killed(vault, tmp_path / "rosa.json", monkeypatch, "begun")
     export_identity(vault, tmp_path / "another.json")
     vault.close_sync()
     assert (tmp_path / "another.json").exists()
+    assert not list(tmp_path.glob("*rosa*"))
 
 
 def test_another_file_in_its_place_is_not_taken_for_it(
@@ -301,7 +384,7 @@ def test_another_file_in_its_place_is_not_taken_for_it(
     """The ratchets are forgotten only where the identity is in the file."""
     path = tmp_path / "rosa.json"
     vault = opened(home, clock)
-    killed(vault, path, monkeypatch, written=False)
+    killed(vault, path, monkeypatch, "begun")
     for other in ("{}", "[]", "no JSON", "[" * 100_000):
         path.write_text(other)
         path.chmod(0o600)

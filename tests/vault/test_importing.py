@@ -10,6 +10,7 @@ from oldmemo.oldmemo import Oldmemo
 from omemo.storage import Just, Maybe, Nothing, Storage
 
 from eph_e2ee.errors import EphemeralError, LocalProtocolError, VaultDamaged, VaultForeign
+from eph_e2ee.vault.exporting import MOVED, WRITTEN
 from eph_e2ee.vault.importing import erase_source, import_identity, read_source
 from eph_e2ee.vault.owner import OWNER
 from eph_e2ee.vault.ratchets import PREFIX
@@ -131,6 +132,29 @@ def test_a_vault_with_an_identity_is_refused(source: Path, vault: Vault) -> None
         import_identity(vault, read_source(source))
     for key in ("/ikp/key", "/ikp/is_seed"):
         assert value(vault, key) is None
+
+
+def test_it_is_done_once_and_may_be_repeated(source: Path, vault: Vault) -> None:
+    """Until somebody has gone on with it: nothing is rolled back, and nobody told to make two."""
+    texts = read_source(source)
+    import_identity(vault, texts)
+    import_identity(vault, texts)
+    counter = f"/{OLD}/pre_key_id_counter"
+    for used in ({**texts, counter: "7"}, {**texts, "/another": "1"}):
+        with pytest.raises(LocalProtocolError, match="used since") as caught:
+            import_identity(vault, used)
+        assert "new folder" not in str(caught.value)
+    assert value(vault, counter) == texts[counter]
+    assert value(vault, "/another") is None
+
+
+def test_an_export_of_it_that_was_cut_short_is_finished_first(source: Path, vault: Vault) -> None:
+    texts = read_source(source)
+    import_identity(vault, texts)
+    vault.transact_sync(lambda transaction: transaction.put_value(MOVED, WRITTEN + str(source)))
+    with pytest.raises(LocalProtocolError, match="cut short: repeat that"):
+        import_identity(vault, texts)
+    assert vault.transact_sync(lambda transaction: transaction.value(MOVED)) is not None
 
 
 def test_a_file_of_another_account_is_refused(source: Path, vault: Vault) -> None:
