@@ -26,6 +26,7 @@ from eph_e2ee.xmpp.redaction import contained
 from eph_e2ee.xmpp.reflections import Reflections
 from eph_e2ee.xmpp.refusals import NotEncrypted, refused
 from eph_e2ee.xmpp.sealing import Sealed
+from eph_e2ee.xmpp.sessions import Sessions
 from eph_e2ee.xmpp.stanzas import live, remove_children
 
 __all__ = ["XEP_0384", "TrustLevel"]
@@ -60,9 +61,14 @@ class XEP_0384(Answering, metaclass=ABCMeta):  # noqa: N801 -- takes the other's
         self._reflections = Reflections(lambda: self.xmpp.loop)
         self._bodiless = Bodiless(self.xmpp, lambda: self.own_device, self._reflections)
         self._parting = Parting(self.xmpp, lambda: self.fallback_message)
+        self._initialised = False
 
     def plugin_init(self) -> None:
-        """Register what slixmpp-omemo registers, and look at what comes and goes."""
+        """Register what slixmpp-omemo registers, and look at what comes and goes; once."""
+        if self._initialised:
+            return
+        self._initialised = True
+        self._load_needed()
         super().plugin_init()
         if self.adopted:
             self._bodiless.start()
@@ -75,6 +81,23 @@ class XEP_0384(Answering, metaclass=ABCMeta):  # noqa: N801 -- takes the other's
             self._bodiless.stop()
             self._parting.stop()
         self._reflections.forget()
+
+    def session_bind(self, jid: JID) -> None:
+        """Ask for device lists under the resource that was bound, and start OMEMO."""
+        self._load_needed()
+        super().session_bind(jid)
+
+    async def _start(self) -> Sessions:
+        # Who makes the plugin by hand, and puts it among slixmpp's, initialises nothing. Peers
+        # believe our label all the same, and send envelopes.
+        XEP_0384.plugin_init(self)
+        return await super()._start()
+
+    def _load_needed(self) -> None:
+        """Load the plugins that this one needs, whichever a class of the application's names."""
+        for name in sorted(XEP_0384.dependencies):
+            if name not in self.xmpp.plugin:
+                self.xmpp.register_plugin(name)
 
     # -- slixmpp-omemo's interface -------------------------------------------------------------
 
