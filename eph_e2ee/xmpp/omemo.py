@@ -13,7 +13,7 @@ from slixmpp import JID
 from slixmpp.stanza import Message
 from slixmpp_omemo import TrustLevel
 
-from eph_e2ee.errors import Reason, RemoteProtocolError
+from eph_e2ee.errors import Cause, LocalProtocolError, Reason, RemoteProtocolError
 from eph_e2ee.model import BareJid
 from eph_e2ee.protocol.envelope import is_server_processed
 from eph_e2ee.xmpp.answering import Answering
@@ -124,7 +124,8 @@ class XEP_0384(Answering, metaclass=ABCMeta):  # noqa: N801 -- takes the other's
         Raises:
             ValueError: no recipient, or a stanza without a stream that gives ids.
             OutdatedCall: something else than a stanza, or than JIDs.
-            LocalProtocolError: the stanza is too large for an envelope.
+            LocalProtocolError: what the stanza holds fits into no envelope, and it has no body, or
+                a recipient has no device in legacy OMEMO's list.
             OMEMOException: as python-omemo's `encrypt`; nothing is sent in clear instead.
         """
         require_message(stanza)
@@ -133,7 +134,7 @@ class XEP_0384(Answering, metaclass=ABCMeta):  # noqa: N801 -- takes the other's
             raise ValueError("the stanza needs a stream with message ids")
         await self.get_session_manager()
         await self.refresh_device_lists(recipients)
-        plaintexts = self._plaintexts(stanza)
+        plaintexts, unfit = self._plaintexts(stanza)
         accounts = frozenset(BareJid(jid.bare) for jid in recipients)
         if OLD not in plaintexts:
             accounts = await self._reading(accounts)
@@ -143,14 +144,16 @@ class XEP_0384(Answering, metaclass=ABCMeta):  # noqa: N801 -- takes the other's
             sealed = await self.gate.run(
                 lambda: self.seal(accounts, plaintexts, identifier, strict=True)
             )
-        except NoEligibleDevices:
-            if OLD in plaintexts:
-                raise
-            return None, frozenset()
+        except NoEligibleDevices as failure:
+            if OLD not in plaintexts:
+                return None, frozenset()
+            if unfit is not None and Cause.LEGACY in getattr(failure, "causes", ()):
+                raise unfit from None
+            raise
         encrypted = self._stanza(stanza, sealed)
         if stanza["type"] == "groupchat":
             self._reflections.remember(encrypted.xml, plaintexts)
-        return encrypted, sealed.errors
+        return encrypted, sealed.errors | _unreached(sealed, unfit)
 
     async def decrypt_message(self, stanza: Message) -> tuple[Message, DeviceInformation]:
         """Decrypt a stanza; the original is not changed.
@@ -228,7 +231,8 @@ class XEP_0384(Answering, metaclass=ABCMeta):  # noqa: N801 -- takes the other's
 
     # -- what is encrypted ---------------------------------------------------------------------
 
-    def _plaintexts(self, stanza: Message) -> dict[str, bytes]:
+    def _plaintexts(self, stanza: Message) -> tuple[dict[str, bytes], LocalProtocolError | None]:
+        """What to encrypt in each namespace; and why not in omemo:2, where only the body can be."""
         body = stanza.get("body", None)
         content = [
             child
@@ -236,11 +240,18 @@ class XEP_0384(Answering, metaclass=ABCMeta):  # noqa: N801 -- takes the other's
             if not is_server_processed(child) and (child.tag != BODY or child.text)
         ]
         if not content:
-            return {}
-        plaintexts = {MODERN: self._envelopes.build(content, to=BareJid(stanza["to"].bare))}
+            return {}, None
+        old: dict[str, bytes] = {}
         if body is not None:
-            plaintexts[OLD] = body.encode()
-        return plaintexts
+            with suppress(UnicodeEncodeError):  # half a character is no text anywhere
+                old[OLD] = body.encode()
+        try:
+            envelope = self._envelopes.build(content, to=BareJid(stanza["to"].bare))
+        except LocalProtocolError as error:
+            if not old:
+                raise
+            return old, error
+        return {MODERN: envelope, **old}, None
 
     async def _reading(self, accounts: frozenset[BareJid]) -> frozenset[BareJid]:
         """The accounts that have a device that reads envelopes."""
@@ -313,6 +324,18 @@ async def _stored(pending: Pending[Opened, Any]) -> None:
 async def _published(pending: Pending[Opened, Any]) -> None:
     """Upload our new bundle after a key exchange; the message is open whatever comes of it."""
     await pending.publish()
+
+
+def _unreached(sealed: Sealed, unfit: LocalProtocolError | None) -> frozenset[EncryptionError]:
+    """The devices that would have needed an envelope, where there is none."""
+    if unfit is None:
+        return frozenset()
+    return frozenset(
+        # python-omemo's type knows of keys alone that could not be had.
+        EncryptionError(MODERN, each.jid, each.device, unfit)  # type: ignore[arg-type]
+        for each in sealed.left_out
+        if each.device is not None and each.cause is Cause.LEGACY
+    )
 
 
 def _has_one(stanza: Message, namespace: str) -> bool:
