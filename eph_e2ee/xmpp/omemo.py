@@ -39,8 +39,8 @@ class XEP_0384(Answering, metaclass=ABCMeta):  # noqa: N801 -- takes the other's
     messages of omemo:2 are read and written (XEP-0420), operations run one at a time, what a
     storage gathers is committed before anything leaves, and a failed start is tried again.
 
-    slixmpp raises `message` and `groupchat_message` for stanzas with a body. This plugin raises
-    them as well for encrypted messages to this device that have none, as those of omemo:2 do.
+    slixmpp raises `message` and `groupchat_message` for stanzas with a body. Encrypted messages to
+    this device that have none, as those of omemo:2, are given the fallback body as they arrive.
     Copies (XEP-0280) and archives (XEP-0313) are the application's own to look into, as before.
 
     Raises:
@@ -59,8 +59,10 @@ class XEP_0384(Answering, metaclass=ABCMeta):  # noqa: N801 -- takes the other's
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._reflections = Reflections(lambda: self.xmpp.loop)
-        self._bodiless = Bodiless(self.xmpp, lambda: self.own_device, self._reflections)
-        self._parting = Parting(self.xmpp, lambda: self.fallback_message)
+        self._bodiless = Bodiless(
+            self.xmpp, lambda: self.own_device, self._reflections, lambda: self._fallback
+        )
+        self._parting = Parting(self.xmpp, lambda: self._fallback)
         self._initialised = False
 
     def plugin_init(self) -> None:
@@ -277,6 +279,12 @@ class XEP_0384(Answering, metaclass=ABCMeta):  # noqa: N801 -- takes the other's
             encrypted["body"] = self.fallback_message
         encrypted.enable("store")
         return encrypted
+
+    @property
+    def _fallback(self) -> str:
+        """The body that makes slixmpp, and applications, look at a stanza: never an empty one."""
+        configured = getattr(self, "fallback_message", None)
+        return str(configured or XEP_0384.default_config["fallback_message"])
 
     # -- what is decrypted ---------------------------------------------------------------------
 
