@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import omemo
+from omemo import session_manager
 from omemo.backend import Backend, KeyExchangeFailed
 from omemo.message import EncryptedKeyMaterial, KeyExchange, PlainKeyMaterial
 from omemo.session import Initiation, Session
@@ -16,7 +17,6 @@ from omemo.session_manager import (
     BundleDownloadFailed,
     BundleNotFound,
     EncryptionError,
-    NoEligibleDevices,
     StillUndecided,
 )
 from omemo.types import DeviceInformation, TrustLevel
@@ -29,7 +29,7 @@ from eph_e2ee.xmpp.parcel import MODERN, OLD
 if TYPE_CHECKING:
     from eph_e2ee.xmpp.sessions import Sessions
 
-__all__ = ["Addressee", "Encrypted", "NobodyReached", "encrypt"]
+__all__ = ["Addressee", "Encrypted", "NoEligibleDevices", "encrypt"]
 
 Addressee = tuple[BareJid, DeviceId]
 """A device, with its account."""
@@ -43,16 +43,23 @@ NO_KEYS: Final = (BundleDownloadFailed, BundleNotFound, KeyExchangeFailed)
 """What leaves out one device and no other."""
 
 
-class NobodyReached(NoEligibleDevices):
+UNDECIDED: Final = "The trust status of one or more devices is left open: decide, and send again"
+
+
+class NoEligibleDevices(session_manager.NoEligibleDevices):
     """Accounts have no device that could be addressed.
+
+    Applications on slixmpp-omemo know it by the name of its class, too, or by how its text begins;
+    and they look for the accounts in the text.
 
     Attributes:
         causes: why their devices were left out.
     """
 
     def __init__(self, accounts: frozenset[BareJid], causes: frozenset[Cause]) -> None:
-        # Applications on slixmpp-omemo look for the accounts in the text.
-        text = f"no device of these accounts can be addressed: {accounts}"
+        text = (
+            f"One or more of the intended recipients cannot be addressed on any device: {accounts}"
+        )
         super().__init__(accounts, text)
         self.causes = causes
 
@@ -206,7 +213,7 @@ class _Work:
             levels = [await self._trust(device) for device in routes]
             undecided = _undecided(routes, levels)
         if undecided and strict:
-            raise StillUndecided("trust of some devices has not been decided on")
+            raise StillUndecided(UNDECIDED)
         trusted: Routes = {}
         for (device, namespace), level in zip(routes.items(), levels, strict=True):
             if level is TrustLevel.TRUSTED:
@@ -290,9 +297,9 @@ class _Work:
         unreached = self._recipients - {device.bare_jid for _, _, device in self._changed}
         if unreached and (strict or unreached == self._recipients):
             if any(each.cause is Cause.UNDECIDED for each in self._left_out):
-                raise StillUndecided("trust of some devices has not been decided on")
+                raise StillUndecided(UNDECIDED)
             causes = (each.cause for each in self._left_out if each.jid in unreached)
-            raise NobodyReached(frozenset(unreached), frozenset(causes))
+            raise NoEligibleDevices(frozenset(unreached), frozenset(causes))
 
     async def store(self) -> None:
         """Have the ratchets that turned written."""

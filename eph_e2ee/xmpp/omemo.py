@@ -7,7 +7,7 @@ from copy import deepcopy
 from typing import Any, ClassVar, Self
 from xml.etree.ElementTree import Element
 
-from omemo.session_manager import EncryptionError, NoEligibleDevices
+from omemo.session_manager import EncryptionError
 from omemo.types import DeviceInformation
 from slixmpp import JID
 from slixmpp.stanza import Message
@@ -18,6 +18,7 @@ from eph_e2ee.model import BareJid
 from eph_e2ee.protocol.envelope import is_server_processed
 from eph_e2ee.xmpp.answering import Answering
 from eph_e2ee.xmpp.bodiless import Bodiless
+from eph_e2ee.xmpp.encrypting import NoEligibleDevices
 from eph_e2ee.xmpp.gate import Pending
 from eph_e2ee.xmpp.outdated import Encrypted, recipients_of, require_members, require_message
 from eph_e2ee.xmpp.parcel import MODERN, OLD, Opened, encrypted_child, written
@@ -149,7 +150,7 @@ class XEP_0384(Answering, metaclass=ABCMeta):  # noqa: N801 -- takes the other's
         except NoEligibleDevices as failure:
             if OLD not in plaintexts:
                 return None, frozenset()
-            if unfit is not None and Cause.LEGACY in getattr(failure, "causes", ()):
+            if unfit is not None and Cause.LEGACY in failure.causes:
                 raise unfit from None
             raise
         encrypted = self._stanza(stanza, sealed)
