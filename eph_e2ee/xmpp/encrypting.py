@@ -4,7 +4,7 @@ python-omemo's own `encrypt` ends when one of many recipients has no device that
 chooses namespaces by account, and asks for bundles one by one. In a group none of that will do.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -29,7 +29,7 @@ from eph_e2ee.xmpp.parcel import MODERN, OLD
 if TYPE_CHECKING:
     from eph_e2ee.xmpp.sessions import Sessions
 
-__all__ = ["Addressee", "Encrypted", "NoEligibleDevices", "encrypt"]
+__all__ = ["Addressee", "Encrypted", "NoEligibleDevices", "asked", "encrypt"]
 
 Addressee = tuple[BareJid, DeviceId]
 """A device, with its account."""
@@ -86,6 +86,22 @@ class Encrypted:
     doubtful: bool
 
 
+def asked(plaintexts: Mapping[str, bytes], order: Sequence[str] | None) -> Sequence[str] | None:
+    """The order of namespaces that an application has asked for; None where it leaves it to us.
+
+    Without a plaintext for legacy OMEMO it has asked for omemo:2, also for devices that are not
+    known to read envelopes: what it sends may be none.
+
+    Raises:
+        UnknownNamespace: something else than these two.
+    """
+    if order is None:
+        return None if OLD in plaintexts else [MODERN]
+    if not {MODERN, OLD}.issuperset(order):
+        raise omemo.UnknownNamespace("an order of namespaces may name omemo:2 and legacy OMEMO")
+    return order
+
+
 async def encrypt(
     sessions: "Sessions",
     recipients: frozenset[BareJid],
@@ -93,10 +109,12 @@ async def encrypt(
     identifier: str | None = None,
     *,
     strict: bool = False,
+    order: Sequence[str] | None = None,
 ) -> Encrypted:
     """Encrypt for all devices of the recipients, and our own others; inside of an operation.
 
-    Without omemo:2 among the plaintexts every device is addressed in legacy OMEMO. Devices and
+    Without omemo:2 among the plaintexts every device is addressed in legacy OMEMO. With an `order`
+    each is in the first of its namespaces that lists it, whatever it is known to read. Devices and
     accounts that cannot be reached are left out, unless all of them are; with `strict`, as
     python-omemo has it, no account may be, and nobody's trust may be undecided.
 
@@ -104,7 +122,7 @@ async def encrypt(
         NoEligibleDevices: none of the recipients has a device that could be addressed.
         StillUndecided: so it is, for want of a decision on trust.
     """
-    work = _Work(sessions, recipients, plaintexts)
+    work = _Work(sessions, recipients, plaintexts, order)
     routes = await work.trusted(await work.routes(), identifier, strict=strict)
     standing = await work.standing(routes)
     messages: dict[omemo.Message, PlainKeyMaterial] = {}
@@ -127,8 +145,10 @@ class _Work:
         sessions: "Sessions",
         recipients: frozenset[BareJid],
         plaintexts: Mapping[str, bytes],
+        order: Sequence[str] | None,
     ) -> None:
         self._sessions = sessions
+        self._order = order
         self._own = BareJid(sessions.own_bare_jid)
         self._recipients = recipients - {self._own}
         self._plaintexts = plaintexts
@@ -191,13 +211,20 @@ class _Work:
             return  # nobody wants it to be addressed
         if MODERN not in reads and device.bare_jid != self._own:
             self._legacy.add(_addressee(device))
-        if MODERN not in self._plaintexts:
-            reads = frozenset({OLD})
-        usable = active & reads & self._plaintexts.keys()
-        if usable:
-            routes[device] = MODERN if MODERN in usable else OLD
+        usable = active & self._plaintexts.keys()
+        found = [namespace for namespace in self._order_for(reads) if namespace in usable]
+        if found:
+            routes[device] = found[0]
         else:
             self._leave_out(device, Cause.LEGACY)
+
+    def _order_for(self, reads: frozenset[str]) -> Sequence[str]:
+        """Where a device is to be addressed that reads so much, the best first."""
+        if self._order is not None:
+            return self._order
+        if MODERN not in self._plaintexts:
+            return [OLD]
+        return [namespace for namespace in (MODERN, OLD) if namespace in reads]
 
     async def trusted(self, routes: Routes, identifier: str | None, *, strict: bool) -> Routes:
         """Those that are trusted, once who has to decide was asked.
