@@ -1,6 +1,5 @@
 """XEP-0384, OMEMO Encryption: slixmpp-omemo's plugin, now with omemo:2 and without its losses."""
 
-from abc import ABCMeta
 from collections.abc import Callable
 from contextlib import suppress
 from copy import deepcopy
@@ -20,6 +19,7 @@ from eph_e2ee.xmpp.answering import Answering
 from eph_e2ee.xmpp.bodiless import Bodiless
 from eph_e2ee.xmpp.encrypting import NoEligibleDevices
 from eph_e2ee.xmpp.gate import Pending
+from eph_e2ee.xmpp.naming import Named, initial_values
 from eph_e2ee.xmpp.outdated import Encrypted, recipients_of, require_members, require_message
 from eph_e2ee.xmpp.parcel import MODERN, OLD, Opened, encrypted_child, written
 from eph_e2ee.xmpp.parting import BODY, Parting
@@ -33,7 +33,7 @@ from eph_e2ee.xmpp.stanzas import live, remove_children
 __all__ = ["XEP_0384", "TrustLevel"]
 
 
-class XEP_0384(Answering, metaclass=ABCMeta):  # noqa: N801 -- takes the other's place
+class XEP_0384(Answering, metaclass=Named):  # noqa: N801 -- takes the other's place
     """OMEMO with envelopes, for the one line that changes in an application on slixmpp-omemo 2.2.
 
     The abstract members, the signatures and the events are those of slixmpp-omemo 2.2. Beyond them:
@@ -47,6 +47,7 @@ class XEP_0384(Answering, metaclass=ABCMeta):  # noqa: N801 -- takes the other's
     Raises:
         OutdatedCall: the class, or a call, is made as for another version of slixmpp-omemo; it is a
             LocalProtocolError and a TypeError.
+        TakenName: the class has attributes of its own whose names are this one's; it is both, too.
     """
 
     adopted: ClassVar[bool] = True
@@ -65,6 +66,7 @@ class XEP_0384(Answering, metaclass=ABCMeta):  # noqa: N801 -- takes the other's
         )
         self._parting = Parting(self.xmpp, lambda: self._fallback)
         self._initialised = False
+        self.initial_values = initial_values(self)
 
     def plugin_init(self) -> None:
         """Register what slixmpp-omemo registers, and look at what comes and goes; once."""

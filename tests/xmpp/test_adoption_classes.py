@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+import pytest
 from slixmpp import JID
 
+from eph_e2ee.errors import LocalProtocolError
 from eph_e2ee.xmpp.parcel import MODERN
 from tests.xmpp.clients import OurPlugin, World, plugged
 from tests.xmpp.test_startup import NOTIFY, features, settled
-
-if TYPE_CHECKING:
-    import pytest
 
 ROSA, PETER = JID("rosa@example.org"), JID("peter@example.org")
 
@@ -77,3 +76,72 @@ async def test_a_plugin_is_initialised_once(world: World) -> None:
     made.plugin_end()
     await made.ended()
     assert client.event_handled("twomemo_device_list_publish") == 0
+
+
+class Method(OurPlugin):
+    def _start(self) -> None:  # type: ignore[override]
+        """The application's own."""
+
+
+class Value(OurPlugin):
+    _lists = ()  # type: ignore[assignment]
+
+
+class Attribute(OurPlugin):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._running: Any = True
+
+
+class Replaced(OurPlugin):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._refresh: Any = None
+
+
+class Mixed(Attribute, Method):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        (Method, "_start"),
+        (Value, "_lists"),
+        (Attribute, "_running"),
+        (Replaced, "_refresh"),
+        (Mixed, "_running, _start"),
+    ],
+)
+async def test_a_name_of_ours_is_told(kind: type[OurPlugin], names: str, world: World) -> None:
+    """Else `omemo_initialized` would not come, or a handler be called with what is not for it."""
+    client = world.client("rosa")
+    with pytest.raises(TypeError, match=f"Choose others for: {names}$") as caught:
+        kind(client, {})
+    assert isinstance(caught.value, LocalProtocolError)
+    assert kind.__name__ in str(caught.value)
+
+
+class Free(OurPlugin):
+    """What slixmpp-omemo leaves to applications, and names of nobody's."""
+
+    name = "xep_0384"
+    default_config: ClassVar[dict[str, Any]] = {"fallback_message": "text", "path": None}
+    dependencies: ClassVar[set[str]] = {*OurPlugin.dependencies, "xep_0199"}
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.config = {**self.config, "path": "/"}
+        self.queue: list[Any] = []
+        self.__running = True
+
+    def plugin_init(self) -> None:
+        super().plugin_init()
+
+    async def refresh_device_lists(self, jids: set[JID], force_download: bool = False) -> None:  # noqa: FBT001, FBT002 -- slixmpp-omemo's signature
+        await super().refresh_device_lists(jids, force_download)
+
+
+async def test_what_slixmpp_omemo_has_is_there_to_be_overridden(world: World) -> None:
+    client = world.client("rosa")
+    assert client.plug(Free).path == "/"
