@@ -89,8 +89,17 @@ class XEP_0384(Answering, metaclass=Named):  # noqa: N801 -- takes the other's p
 
     def session_bind(self, jid: JID) -> None:
         """Ask for device lists under the resource that was bound, and start OMEMO."""
-        self._load_needed()
-        super().session_bind(jid)
+        if self._initialised:
+            self._bound(jid)
+        else:
+            # slixmpp tells of a session that has begun before it initialises a plugin; and there
+            # many an application makes its storage.
+            self.xmpp.loop.call_soon(self._bound, jid)
+
+    def _bound(self, jid: JID) -> None:
+        if not self._ended:
+            self._load_needed()
+            super().session_bind(jid)
 
     async def _start(self) -> Sessions:
         # Who makes the plugin by hand, and puts it among slixmpp's, initialises nothing. Peers

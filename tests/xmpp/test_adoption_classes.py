@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import pytest
 from slixmpp import JID
 
 from eph_e2ee.errors import LocalProtocolError
 from eph_e2ee.xmpp.parcel import MODERN
-from tests.xmpp.clients import OurPlugin, World, plugged
+from tests.support.client import Happenings
+from tests.xmpp.clients import Kept, OurPlugin, World, plugged
 from tests.xmpp.test_startup import NOTIFY, features, settled
+
+if TYPE_CHECKING:
+    from omemo.storage import Storage
 
 ROSA, PETER = JID("rosa@example.org"), JID("peter@example.org")
 
@@ -64,6 +68,43 @@ async def test_a_plugin_made_by_hand_is_a_whole_one(
     assert (await ours.decrypt_message(world.carry(answer, peter, rosa)))[0]["body"] == "text"
     assert [each for each in caplog.records if each.levelno >= logging.ERROR] == []
     made.plugin_end()
+
+
+class Late(OurPlugin):
+    """A class that makes its storage where slixmpp-omemo's example does."""
+
+    opened: Storage | None = None
+
+    @property
+    def storage(self) -> Storage:
+        assert self.opened is not None
+        return self.opened
+
+    def plugin_init(self) -> None:
+        self.opened = Kept()
+        super().plugin_init()
+
+
+async def test_a_session_may_have_begun_before(world: World) -> None:
+    """The plugin is told so before it is initialised."""
+    client = world.client("rosa")
+    client.bound = True
+    client.session_bind_event.set()
+    started = Happenings(client, "omemo_initialized")
+    client.plug(Late)
+    await started.next()
+    await settled()
+    assert await features(client) >= NOTIFY
+
+
+async def test_who_ends_at_once_has_never_begun(world: World) -> None:
+    client = world.client("rosa")
+    client.session_bind_event.set()
+    made, manager = client.plug(Late), cast("Any", client.plugin)
+    manager.disable("xep_0384")
+    await settled()
+    await made.ended()
+    assert world.requests == []
 
 
 async def test_a_plugin_is_initialised_once(world: World) -> None:
