@@ -1,5 +1,7 @@
 """End-to-end encrypted disappearing messages for XMPP bots and clients."""
 
+from typing import TYPE_CHECKING
+
 from eph_e2ee.attaching import attach
 from eph_e2ee.chat import Chat
 from eph_e2ee.drafts import AGREED
@@ -47,6 +49,9 @@ from eph_e2ee.xmpp.devices import Device
 from eph_e2ee.xmpp.ephemeral import XEP_0466
 from eph_e2ee.xmpp.omemo import XEP_0384, TrustLevel
 from eph_e2ee.xmpp.sce import XEP_0420
+
+if not TYPE_CHECKING:  # else every name would look like one of ours to a type checker
+    from eph_e2ee.xmpp.outdated import attribute as __getattr__  # noqa: F401 -- Python looks for it (PEP 562)
 
 __version__ = "0.1.0"
 

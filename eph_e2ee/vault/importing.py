@@ -38,6 +38,11 @@ KEY_BYTES: Final = 32
 BLOCK: Final = 1024 * 1024
 """Bytes overwritten at once."""
 
+NO_JSON: Final = (
+    "{}: not a JSON file, and no other kind can be imported: write the keys and values of the "
+    "application's storage into a JSON object, and import that. Nothing was imported"
+)
+
 Values = dict[str, object]
 
 
@@ -47,7 +52,8 @@ def read_source(path: Path) -> dict[str, str]:
     Raises:
         LocalProtocolError: there is no such file.
         VaultDamaged: it is no whole JSON text, or a part of the identity is missing or damaged.
-        VaultForeign: it is whole, and not the storage of python-omemo 1.0 or later.
+        VaultForeign: it is no JSON object, or whole and not the storage of python-omemo 1.0 or
+            later.
         VaultUnavailable: it cannot be read.
     """
     values = _parsed(path)
@@ -144,10 +150,20 @@ def _parsed(path: Path) -> Values:
         values = json.loads(data, parse_constant=_refuse)
     except (ValueError, RecursionError):
         # The error's own text would quote the file.
+        if not _begins_as_json(data):
+            raise VaultForeign(NO_JSON.format(path)) from None
         raise _damaged(path, "it is cut short, or no JSON text") from None
     if not isinstance(values, dict):
         raise VaultForeign(f"{path}: not a JSON object of python-omemo's keys; nothing imported")
     return values
+
+
+def _begins_as_json(data: bytes) -> bool:
+    """Whether a text that cannot be read may have been a JSON object, or what a crash left of it.
+
+    Applications also keep their storage as a pickle, or in SQLite.
+    """
+    return data.lstrip()[:1] == b"{" or not data.strip(b"\0")
 
 
 def _require_storage(path: Path, values: Values) -> None:

@@ -4,11 +4,12 @@ python-omemo's own `encrypt` ends when one of many recipients has no device that
 chooses namespaces by account, and asks for bundles one by one. In a group none of that will do.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import omemo
+from omemo import session_manager
 from omemo.backend import Backend, KeyExchangeFailed
 from omemo.message import EncryptedKeyMaterial, KeyExchange, PlainKeyMaterial
 from omemo.session import Initiation, Session
@@ -16,7 +17,6 @@ from omemo.session_manager import (
     BundleDownloadFailed,
     BundleNotFound,
     EncryptionError,
-    NoEligibleDevices,
     StillUndecided,
 )
 from omemo.types import DeviceInformation, TrustLevel
@@ -29,7 +29,7 @@ from eph_e2ee.xmpp.parcel import MODERN, OLD
 if TYPE_CHECKING:
     from eph_e2ee.xmpp.sessions import Sessions
 
-__all__ = ["Addressee", "Encrypted", "NobodyReached", "encrypt"]
+__all__ = ["Addressee", "Encrypted", "NoEligibleDevices", "asked", "encrypt"]
 
 Addressee = tuple[BareJid, DeviceId]
 """A device, with its account."""
@@ -43,16 +43,23 @@ NO_KEYS: Final = (BundleDownloadFailed, BundleNotFound, KeyExchangeFailed)
 """What leaves out one device and no other."""
 
 
-class NobodyReached(NoEligibleDevices):
+UNDECIDED: Final = "The trust status of one or more devices is left open: decide, and send again"
+
+
+class NoEligibleDevices(session_manager.NoEligibleDevices):
     """Accounts have no device that could be addressed.
+
+    Applications on slixmpp-omemo know it by the name of its class, too, or by how its text begins;
+    and they look for the accounts in the text.
 
     Attributes:
         causes: why their devices were left out.
     """
 
     def __init__(self, accounts: frozenset[BareJid], causes: frozenset[Cause]) -> None:
-        # Applications on slixmpp-omemo look for the accounts in the text.
-        text = f"no device of these accounts can be addressed: {accounts}"
+        text = (
+            f"One or more of the intended recipients cannot be addressed on any device: {accounts}"
+        )
         super().__init__(accounts, text)
         self.causes = causes
 
@@ -79,6 +86,22 @@ class Encrypted:
     doubtful: bool
 
 
+def asked(plaintexts: Mapping[str, bytes], order: Sequence[str] | None) -> Sequence[str] | None:
+    """The order of namespaces that an application has asked for; None where it leaves it to us.
+
+    Without a plaintext for legacy OMEMO it has asked for omemo:2, also for devices that are not
+    known to read envelopes: what it sends may be none.
+
+    Raises:
+        UnknownNamespace: something else than these two.
+    """
+    if order is None:
+        return None if OLD in plaintexts else [MODERN]
+    if not {MODERN, OLD}.issuperset(order):
+        raise omemo.UnknownNamespace("an order of namespaces may name omemo:2 and legacy OMEMO")
+    return order
+
+
 async def encrypt(
     sessions: "Sessions",
     recipients: frozenset[BareJid],
@@ -86,10 +109,12 @@ async def encrypt(
     identifier: str | None = None,
     *,
     strict: bool = False,
+    order: Sequence[str] | None = None,
 ) -> Encrypted:
     """Encrypt for all devices of the recipients, and our own others; inside of an operation.
 
-    Without omemo:2 among the plaintexts every device is addressed in legacy OMEMO. Devices and
+    Without omemo:2 among the plaintexts every device is addressed in legacy OMEMO. With an `order`
+    each is in the first of its namespaces that lists it, whatever it is known to read. Devices and
     accounts that cannot be reached are left out, unless all of them are; with `strict`, as
     python-omemo has it, no account may be, and nobody's trust may be undecided.
 
@@ -97,7 +122,7 @@ async def encrypt(
         NoEligibleDevices: none of the recipients has a device that could be addressed.
         StillUndecided: so it is, for want of a decision on trust.
     """
-    work = _Work(sessions, recipients, plaintexts)
+    work = _Work(sessions, recipients, plaintexts, order)
     routes = await work.trusted(await work.routes(), identifier, strict=strict)
     standing = await work.standing(routes)
     messages: dict[omemo.Message, PlainKeyMaterial] = {}
@@ -120,8 +145,10 @@ class _Work:
         sessions: "Sessions",
         recipients: frozenset[BareJid],
         plaintexts: Mapping[str, bytes],
+        order: Sequence[str] | None,
     ) -> None:
         self._sessions = sessions
+        self._order = order
         self._own = BareJid(sessions.own_bare_jid)
         self._recipients = recipients - {self._own}
         self._plaintexts = plaintexts
@@ -184,13 +211,20 @@ class _Work:
             return  # nobody wants it to be addressed
         if MODERN not in reads and device.bare_jid != self._own:
             self._legacy.add(_addressee(device))
-        if MODERN not in self._plaintexts:
-            reads = frozenset({OLD})
-        usable = active & reads & self._plaintexts.keys()
-        if usable:
-            routes[device] = MODERN if MODERN in usable else OLD
+        usable = active & self._plaintexts.keys()
+        found = [namespace for namespace in self._order_for(reads) if namespace in usable]
+        if found:
+            routes[device] = found[0]
         else:
             self._leave_out(device, Cause.LEGACY)
+
+    def _order_for(self, reads: frozenset[str]) -> Sequence[str]:
+        """Where a device is to be addressed that reads so much, the best first."""
+        if self._order is not None:
+            return self._order
+        if MODERN not in self._plaintexts:
+            return [OLD]
+        return [namespace for namespace in (MODERN, OLD) if namespace in reads]
 
     async def trusted(self, routes: Routes, identifier: str | None, *, strict: bool) -> Routes:
         """Those that are trusted, once who has to decide was asked.
@@ -206,7 +240,7 @@ class _Work:
             levels = [await self._trust(device) for device in routes]
             undecided = _undecided(routes, levels)
         if undecided and strict:
-            raise StillUndecided("trust of some devices has not been decided on")
+            raise StillUndecided(UNDECIDED)
         trusted: Routes = {}
         for (device, namespace), level in zip(routes.items(), levels, strict=True):
             if level is TrustLevel.TRUSTED:
@@ -290,9 +324,9 @@ class _Work:
         unreached = self._recipients - {device.bare_jid for _, _, device in self._changed}
         if unreached and (strict or unreached == self._recipients):
             if any(each.cause is Cause.UNDECIDED for each in self._left_out):
-                raise StillUndecided("trust of some devices has not been decided on")
+                raise StillUndecided(UNDECIDED)
             causes = (each.cause for each in self._left_out if each.jid in unreached)
-            raise NobodyReached(frozenset(unreached), frozenset(causes))
+            raise NoEligibleDevices(frozenset(unreached), frozenset(causes))
 
     async def store(self) -> None:
         """Have the ratchets that turned written."""

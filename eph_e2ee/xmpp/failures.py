@@ -7,7 +7,7 @@ from omemo.session_manager import (
 from omemo.session_manager import StillUndecided, TrustDecisionFailed
 
 from eph_e2ee.errors import NoEligibleDevices, NotSent, TrustUndecided
-from eph_e2ee.xmpp.encrypting import NobodyReached
+from eph_e2ee.xmpp.encrypting import NoEligibleDevices as NobodyReached
 
 __all__ = ["not_sent"]
 

@@ -24,8 +24,12 @@ class Features:
         self._advertised: set[JID] = set()
         self._broadcast: asyncio.Task[None] | None = None
 
-    def advertise(self, jid: JID) -> None:
-        """Add the features to the full JID that was bound; call it inside the event loop."""
+    def advertise(self, jid: JID | str) -> None:
+        """Add the features to the full JID that was bound; call it inside the event loop.
+
+        An application that starts a plugin by hand may name its account alone.
+        """
+        jid = JID(jid) if JID(jid).resource else self._xmpp.boundjid
         for name in self._names:
             self._xmpp.plugin["xep_0030"].add_feature(name, jid=jid)
         self._advertised.add(jid)

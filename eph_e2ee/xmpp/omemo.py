@@ -1,24 +1,25 @@
 """XEP-0384, OMEMO Encryption: slixmpp-omemo's plugin, now with omemo:2 and without its losses."""
 
-from abc import ABCMeta
 from collections.abc import Callable
 from contextlib import suppress
 from copy import deepcopy
 from typing import Any, ClassVar, Self
 from xml.etree.ElementTree import Element
 
-from omemo.session_manager import EncryptionError, NoEligibleDevices
+from omemo.session_manager import EncryptionError
 from omemo.types import DeviceInformation
 from slixmpp import JID
 from slixmpp.stanza import Message
 from slixmpp_omemo import TrustLevel
 
-from eph_e2ee.errors import Reason, RemoteProtocolError
+from eph_e2ee.errors import Cause, LocalProtocolError, Reason, RemoteProtocolError
 from eph_e2ee.model import BareJid
 from eph_e2ee.protocol.envelope import is_server_processed
 from eph_e2ee.xmpp.answering import Answering
 from eph_e2ee.xmpp.bodiless import Bodiless
+from eph_e2ee.xmpp.encrypting import NoEligibleDevices
 from eph_e2ee.xmpp.gate import Pending
+from eph_e2ee.xmpp.naming import Named, initial_values
 from eph_e2ee.xmpp.outdated import Encrypted, recipients_of, require_members, require_message
 from eph_e2ee.xmpp.parcel import MODERN, OLD, Opened, encrypted_child, written
 from eph_e2ee.xmpp.parting import BODY, Parting
@@ -26,25 +27,27 @@ from eph_e2ee.xmpp.redaction import contained
 from eph_e2ee.xmpp.reflections import Reflections
 from eph_e2ee.xmpp.refusals import NotEncrypted, refused
 from eph_e2ee.xmpp.sealing import Sealed
+from eph_e2ee.xmpp.sessions import Sessions
 from eph_e2ee.xmpp.stanzas import live, remove_children
 
 __all__ = ["XEP_0384", "TrustLevel"]
 
 
-class XEP_0384(Answering, metaclass=ABCMeta):  # noqa: N801 -- takes the other's place
+class XEP_0384(Answering, metaclass=Named):  # noqa: N801 -- takes the other's place
     """OMEMO with envelopes, for the one line that changes in an application on slixmpp-omemo 2.2.
 
     The abstract members, the signatures and the events are those of slixmpp-omemo 2.2. Beyond them:
     messages of omemo:2 are read and written (XEP-0420), operations run one at a time, what a
     storage gathers is committed before anything leaves, and a failed start is tried again.
 
-    slixmpp raises `message` and `groupchat_message` for stanzas with a body. This plugin raises
-    them as well for encrypted messages to this device that have none, as those of omemo:2 do.
+    slixmpp raises `message` and `groupchat_message` for stanzas with a body. Encrypted messages to
+    this device that have none, as those of omemo:2, are given the fallback body as they arrive.
     Copies (XEP-0280) and archives (XEP-0313) are the application's own to look into, as before.
 
     Raises:
         OutdatedCall: the class, or a call, is made as for another version of slixmpp-omemo; it is a
             LocalProtocolError and a TypeError.
+        TakenName: the class has attributes of its own whose names are this one's; it is both, too.
     """
 
     adopted: ClassVar[bool] = True
@@ -58,11 +61,19 @@ class XEP_0384(Answering, metaclass=ABCMeta):  # noqa: N801 -- takes the other's
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._reflections = Reflections(lambda: self.xmpp.loop)
-        self._bodiless = Bodiless(self.xmpp, lambda: self.own_device, self._reflections)
-        self._parting = Parting(self.xmpp, lambda: self.fallback_message)
+        self._bodiless = Bodiless(
+            self.xmpp, lambda: self.own_device, self._reflections, lambda: self._fallback
+        )
+        self._parting = Parting(self.xmpp, lambda: self._fallback)
+        self._initialised = False
+        self.initial_values = initial_values(self)
 
     def plugin_init(self) -> None:
-        """Register what slixmpp-omemo registers, and look at what comes and goes."""
+        """Register what slixmpp-omemo registers, and look at what comes and goes; once."""
+        if self._initialised:
+            return
+        self._initialised = True
+        self._load_needed()
         super().plugin_init()
         if self.adopted:
             self._bodiless.start()
@@ -75,6 +86,32 @@ class XEP_0384(Answering, metaclass=ABCMeta):  # noqa: N801 -- takes the other's
             self._bodiless.stop()
             self._parting.stop()
         self._reflections.forget()
+
+    def session_bind(self, jid: JID) -> None:
+        """Ask for device lists under the resource that was bound, and start OMEMO."""
+        if self._initialised:
+            self._bound(jid)
+        else:
+            # slixmpp tells of a session that has begun before it initialises a plugin; and there
+            # many an application makes its storage.
+            self.xmpp.loop.call_soon(self._bound, jid)
+
+    def _bound(self, jid: JID) -> None:
+        if not self._ended:
+            self._load_needed()
+            super().session_bind(jid)
+
+    async def _start(self) -> Sessions:
+        # Who makes the plugin by hand, and puts it among slixmpp's, initialises nothing. Peers
+        # believe our label all the same, and send envelopes.
+        XEP_0384.plugin_init(self)
+        return await super()._start()
+
+    def _load_needed(self) -> None:
+        """Load the plugins that this one needs, whichever a class of the application's names."""
+        for name in sorted(XEP_0384.dependencies):
+            if name not in self.xmpp.plugin:
+                self.xmpp.register_plugin(name)
 
     # -- slixmpp-omemo's interface -------------------------------------------------------------
 
@@ -101,7 +138,8 @@ class XEP_0384(Answering, metaclass=ABCMeta):  # noqa: N801 -- takes the other's
         Raises:
             ValueError: no recipient, or a stanza without a stream that gives ids.
             OutdatedCall: something else than a stanza, or than JIDs.
-            LocalProtocolError: the stanza is too large for an envelope.
+            LocalProtocolError: what the stanza holds fits into no envelope, and it has no body, or
+                a recipient has no device in legacy OMEMO's list.
             OMEMOException: as python-omemo's `encrypt`; nothing is sent in clear instead.
         """
         require_message(stanza)
@@ -110,7 +148,7 @@ class XEP_0384(Answering, metaclass=ABCMeta):  # noqa: N801 -- takes the other's
             raise ValueError("the stanza needs a stream with message ids")
         await self.get_session_manager()
         await self.refresh_device_lists(recipients)
-        plaintexts = self._plaintexts(stanza)
+        plaintexts, unfit = self._plaintexts(stanza)
         accounts = frozenset(BareJid(jid.bare) for jid in recipients)
         if OLD not in plaintexts:
             accounts = await self._reading(accounts)
@@ -120,14 +158,16 @@ class XEP_0384(Answering, metaclass=ABCMeta):  # noqa: N801 -- takes the other's
             sealed = await self.gate.run(
                 lambda: self.seal(accounts, plaintexts, identifier, strict=True)
             )
-        except NoEligibleDevices:
-            if OLD in plaintexts:
-                raise
-            return None, frozenset()
+        except NoEligibleDevices as failure:
+            if OLD not in plaintexts:
+                return None, frozenset()
+            if unfit is not None and Cause.LEGACY in failure.causes:
+                raise unfit from None
+            raise
         encrypted = self._stanza(stanza, sealed)
         if stanza["type"] == "groupchat":
             self._reflections.remember(encrypted.xml, plaintexts)
-        return encrypted, sealed.errors
+        return encrypted, sealed.errors | _unreached(sealed, unfit)
 
     async def decrypt_message(self, stanza: Message) -> tuple[Message, DeviceInformation]:
         """Decrypt a stanza; the original is not changed.
@@ -205,7 +245,8 @@ class XEP_0384(Answering, metaclass=ABCMeta):  # noqa: N801 -- takes the other's
 
     # -- what is encrypted ---------------------------------------------------------------------
 
-    def _plaintexts(self, stanza: Message) -> dict[str, bytes]:
+    def _plaintexts(self, stanza: Message) -> tuple[dict[str, bytes], LocalProtocolError | None]:
+        """What to encrypt in each namespace; and why not in omemo:2, where only the body can be."""
         body = stanza.get("body", None)
         content = [
             child
@@ -213,11 +254,18 @@ class XEP_0384(Answering, metaclass=ABCMeta):  # noqa: N801 -- takes the other's
             if not is_server_processed(child) and (child.tag != BODY or child.text)
         ]
         if not content:
-            return {}
-        plaintexts = {MODERN: self._envelopes.build(content, to=BareJid(stanza["to"].bare))}
+            return {}, None
+        old: dict[str, bytes] = {}
         if body is not None:
-            plaintexts[OLD] = body.encode()
-        return plaintexts
+            with suppress(UnicodeEncodeError):  # half a character is no text anywhere
+                old[OLD] = body.encode()
+        try:
+            envelope = self._envelopes.build(content, to=BareJid(stanza["to"].bare))
+        except LocalProtocolError as error:
+            if not old:
+                raise
+            return old, error
+        return {MODERN: envelope, **old}, None
 
     async def _reading(self, accounts: frozenset[BareJid]) -> frozenset[BareJid]:
         """The accounts that have a device that reads envelopes."""
@@ -243,6 +291,12 @@ class XEP_0384(Answering, metaclass=ABCMeta):  # noqa: N801 -- takes the other's
             encrypted["body"] = self.fallback_message
         encrypted.enable("store")
         return encrypted
+
+    @property
+    def _fallback(self) -> str:
+        """The body that makes slixmpp, and applications, look at a stanza: never an empty one."""
+        configured = getattr(self, "fallback_message", None)
+        return str(configured or XEP_0384.default_config["fallback_message"])
 
     # -- what is decrypted ---------------------------------------------------------------------
 
@@ -290,6 +344,18 @@ async def _stored(pending: Pending[Opened, Any]) -> None:
 async def _published(pending: Pending[Opened, Any]) -> None:
     """Upload our new bundle after a key exchange; the message is open whatever comes of it."""
     await pending.publish()
+
+
+def _unreached(sealed: Sealed, unfit: LocalProtocolError | None) -> frozenset[EncryptionError]:
+    """The devices that would have needed an envelope, where there is none."""
+    if unfit is None:
+        return frozenset()
+    return frozenset(
+        # python-omemo's type knows of keys alone that could not be had.
+        EncryptionError(MODERN, each.jid, each.device, unfit)  # type: ignore[arg-type]
+        for each in sealed.left_out
+        if each.device is not None and each.cause is Cause.LEGACY
+    )
 
 
 def _has_one(stanza: Message, namespace: str) -> bool:

@@ -1,7 +1,8 @@
 """Calls as other versions of slixmpp-omemo had them: an error that says what to change.
 
 Until 2.1 `encrypt_message` returned a dictionary of stanzas by namespace, and `is_encrypted` a
-namespace or None. Before 1.0 nearly everything was called otherwise.
+namespace or None. Before 1.0 nearly everything was called otherwise, and the plugin was no class to
+derive from: its module was named when slixmpp was to load it.
 """
 
 from collections.abc import Iterable
@@ -13,7 +14,15 @@ from slixmpp.stanza import Message
 from eph_e2ee.errors import LocalProtocolError
 from eph_e2ee.xmpp.parcel import MODERN, OLD
 
-__all__ = ["Encrypted", "OutdatedCall", "recipients_of", "require_members", "require_message"]
+__all__ = [
+    "Encrypted",
+    "OutdatedCall",
+    "OutdatedImport",
+    "attribute",
+    "recipients_of",
+    "require_members",
+    "require_message",
+]
 
 ONE_STANZA: Final = (
     "encrypt_message returns one stanza, or None where there is nothing to send, since "
@@ -40,6 +49,35 @@ MEMBERS: Final[dict[str, str]] = {
     ),
 }
 """The abstract members of slixmpp-omemo 2.2, each with what it is."""
+
+
+GONE: Final = frozenset(
+    {
+        "EncryptionPrepareException",
+        "MissingOwnKey",
+        "NoAvailableSession",
+        "OMEMO_BASE_NS",
+        "PluginCouldNotLoad",
+        "UndecidedException",
+        "UntrustedException",
+    }
+)
+"""What applications imported from slixmpp-omemo before 1.0."""
+
+NAME_GONE: Final = (
+    "slixmpp-omemo has no {} since 1.0, nor has this library. What encrypt_message and "
+    "decrypt_message raise is in omemo.session_manager; to use them, {}"
+)
+
+MODULE: Final = "slixmpp loads no plugin xep_0384 from the module eph_e2ee: {}"
+
+
+class OutdatedImport(LocalProtocolError, ImportError):
+    """A name that slixmpp-omemo has no more; the text says what to write instead."""
+
+
+class OutdatedModule(LocalProtocolError, TypeError):
+    """The module is given to slixmpp where a class has to be; slixmpp swallows an ImportError."""
 
 
 class OutdatedCall(LocalProtocolError, TypeError, AttributeError):
@@ -94,6 +132,25 @@ class _Values(dict[str, Any]):
         raise OutdatedCall(ONE_STANZA)
 
 
+def attribute(name: str) -> NoReturn:
+    """What the package says of a name that it has not (PEP 562).
+
+    Raises:
+        OutdatedImport: slixmpp-omemo had it before 1.0.
+        OutdatedModule: slixmpp looks for the plugin in the module.
+        AttributeError: nobody knows it.
+    """
+    if name in GONE:
+        raise OutdatedImport(NAME_GONE.format(name, _subclass(MEMBERS)))
+    if name == "xep_0384":
+        raise OutdatedModule(MODULE.format(_subclass(MEMBERS)))
+    raise AttributeError(f"module 'eph_e2ee' has no attribute {name!r}")
+
+
+def _subclass(members: Iterable[str]) -> str:
+    return SUBCLASS.format("; ".join(MEMBERS.get(each, each) for each in members))
+
+
 def require_members(abstract: Iterable[str]) -> None:
     """See that nothing abstract is left in a plugin's class.
 
@@ -102,7 +159,7 @@ def require_members(abstract: Iterable[str]) -> None:
     """
     missing = sorted(abstract)
     if missing:
-        raise OutdatedCall(SUBCLASS.format("; ".join(MEMBERS.get(each, each) for each in missing)))
+        raise OutdatedCall(_subclass(missing))
 
 
 def require_message(stanza: object) -> None:

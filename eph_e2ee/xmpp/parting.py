@@ -3,7 +3,8 @@
 slixmpp-omemo 2.2 looks no further than an omemo:2 element, also where that has no key for it. So
 where a device is addressed that may run it, each kind gets a stanza of its own, both under one id.
 `encrypt_message` can return one stanza only. It returns one with both elements, marked, and a
-filter parts it as it leaves, with whatever the application has added meanwhile.
+filter parts it as it leaves, with whatever the application has added meanwhile. It also leaves away
+what applications add because slixmpp-omemo does not: another word on the encryption (XEP-0380).
 """
 
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from eph_e2ee.xmpp.stanzas import ORIGIN_ID
 __all__ = ["Parting"]
 
 BODY = "{jabber:client}body"
+ENCRYPTION = "{urn:xmpp:eme:0}encryption"
 
 
 class Parting:
@@ -47,7 +49,10 @@ class Parting:
         self._xmpp.del_filter("out", self._part)
 
     def _part(self, stanza: Any) -> Any:
-        if not isinstance(stanza, Encrypted) or not stanza.parted:
+        if not isinstance(stanza, Encrypted):
+            return stanza
+        stanza = _hinting_once(stanza)
+        if not stanza.parted:
             return stanza
         if any(encrypted_child(stanza.xml, namespace) is None for namespace in (MODERN, OLD)):
             return stanza  # the application has taken one out
@@ -67,6 +72,16 @@ class Parting:
         for each in later:
             waiting.put_nowait(each)
             waiting.task_done()  # it counts as two otherwise, and slixmpp waits for all at its end
+
+
+def _hinting_once(stanza: Encrypted) -> Encrypted:
+    """One with our hint alone, which names what it holds."""
+    if len(stanza.xml.findall(ENCRYPTION)) <= 1:
+        return stanza
+    hinting = copy(stanza)
+    for another in hinting.xml.findall(ENCRYPTION)[1:]:
+        hinting.xml.remove(another)
+    return hinting
 
 
 def _half(stanza: Encrypted, namespace: str) -> Message:

@@ -2,57 +2,73 @@
 
 An application that was written for slixmpp-omemo catches python-omemo's classes, or ValueError; one
 that was written for this library catches `RemoteProtocolError` and looks at its `reason`. Neither
-finds anything of the message in the error.
+finds anything of the message in the error. Some look at a class by its name, or at the text: so
+each class is named as theirs, and its text begins as theirs does.
 """
 
-from typing import Final
+from typing import ClassVar, Final
 
-from omemo.backend import DecryptionFailed, KeyExchangeFailed
-from omemo.session_manager import (
-    MessageNotForUs,
-    NoSession,
-    PublicDataInconsistency,
-    SenderDistrusted,
-    SenderNotFound,
-)
-from xmlschema import XMLSchemaValidationError
+import xmlschema
+from omemo import backend, session_manager
 
 from eph_e2ee.errors import Reason, RemoteProtocolError
 
 __all__ = ["NotEncrypted", "refused", "unopened"]
 
 NOT_ENCRYPTED: Final = (
-    "no OMEMO element, or several of one kind: ask `is_encrypted` first, which returns an empty "
-    "set, not None, since slixmpp-omemo 2.2"
+    "No supported encrypted content found: no OMEMO element, or several of one kind. Ask "
+    "`is_encrypted` first, which returns an empty set, not None, since slixmpp-omemo 2.2"
 )
 
 
-class NotForUs(RemoteProtocolError, MessageNotForUs):
+class _Theirs(RemoteProtocolError):
+    """One that goes by the beginning of their text; what follows is our reason."""
+
+    beginning: ClassVar[str]
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.args = (f"{self.beginning}: {reason.value}",)
+
+
+class MessageNotForUs(_Theirs, session_manager.MessageNotForUs):
     """It has no key for this device."""
 
+    beginning = "The message to decrypt does not contain key material"
 
-class UnknownSender(RemoteProtocolError, SenderNotFound):
+
+class SenderNotFound(_Theirs, session_manager.SenderNotFound):
     """The sending device, or in a room the sender, is not known."""
 
+    beginning = "Couldn't find public information about the device"
 
-class DistrustedSender(RemoteProtocolError, SenderDistrusted):
+
+class SenderDistrusted(_Theirs, session_manager.SenderDistrusted):
     """The sending device is distrusted."""
 
+    beginning = "The identity key corresponding to the sending device"
 
-class Undecryptable(RemoteProtocolError, DecryptionFailed):
+
+class DecryptionFailed(_Theirs, backend.DecryptionFailed):
     """No key opens it, or it has been opened before."""
 
+    beginning = "Key material decryption failed"
 
-class FailedExchange(RemoteProtocolError, KeyExchangeFailed):
+
+class KeyExchangeFailed(RemoteProtocolError, backend.KeyExchangeFailed):
     """Its key exchange builds no session."""
 
 
-class WithoutSession(RemoteProtocolError, NoSession):
+class NoSession(_Theirs, session_manager.NoSession):
     """There is no session with its sender, and it begins none."""
 
+    beginning = "There is no session with the sending device"
 
-class InconsistentIdentity(RemoteProtocolError, PublicDataInconsistency):
+
+class PublicDataInconsistency(_Theirs, session_manager.PublicDataInconsistency):
     """Its key exchange names another identity key than the sender's device has published."""
+
+    beginning = "There is no session with the sending device"
 
 
 class Invalid(RemoteProtocolError, ValueError):
@@ -60,7 +76,7 @@ class Invalid(RemoteProtocolError, ValueError):
 
 
 # Their bases disagree on attributes that nobody reads of this one: hence the ignored `misc`.
-class MalformedElement(RemoteProtocolError, XMLSchemaValidationError):  # type: ignore[misc]
+class XMLSchemaValidationError(RemoteProtocolError, xmlschema.XMLSchemaValidationError):  # type: ignore[misc]
     """Its OMEMO element is none; slixmpp-omemo says so with xmlschema's error, a ValueError."""
 
     def __init__(self, reason: Reason) -> None:
@@ -86,20 +102,23 @@ class NotEncrypted(RemoteProtocolError, ValueError):
         self.args = (NOT_ENCRYPTED,)
 
 
+# Two cannot have one name in a module; pickle looks them up by the qualified one, which stays.
+Invalid.__name__ = NotEncrypted.__name__ = ValueError.__name__
+
 KINDS: Final[tuple[tuple[type[Exception], type[RemoteProtocolError]], ...]] = (
-    (KeyExchangeFailed, FailedExchange),
-    (NoSession, WithoutSession),
-    (PublicDataInconsistency, InconsistentIdentity),
+    (backend.KeyExchangeFailed, KeyExchangeFailed),
+    (session_manager.PublicDataInconsistency, PublicDataInconsistency),
 )
 """What python-omemo tells apart where our reason is that no key opens it."""
 
 CLASSES: Final[dict[Reason, type[RemoteProtocolError]]] = {
-    Reason.NOT_FOR_THIS_DEVICE: NotForUs,
-    Reason.UNKNOWN_SENDER: UnknownSender,
-    Reason.DISTRUSTED: DistrustedSender,
-    Reason.UNDECRYPTABLE: Undecryptable,
-    Reason.DUPLICATE: Undecryptable,
-    Reason.MALFORMED_OMEMO: MalformedElement,
+    Reason.NOT_FOR_THIS_DEVICE: MessageNotForUs,
+    Reason.UNKNOWN_SENDER: SenderNotFound,
+    Reason.DISTRUSTED: SenderDistrusted,
+    Reason.UNDECRYPTABLE: DecryptionFailed,
+    Reason.DUPLICATE: DecryptionFailed,
+    Reason.NO_SESSION: NoSession,
+    Reason.MALFORMED_OMEMO: XMLSchemaValidationError,
 }
 """What each reason is to an application on slixmpp-omemo; all others are of what was opened."""
 

@@ -15,7 +15,7 @@ from slixmpp_omemo.base_session_manager import BaseSessionManager
 from eph_e2ee.model import BareJid
 from eph_e2ee.xmpp import crossing, published
 from eph_e2ee.xmpp.backends import Legacy, Modern
-from eph_e2ee.xmpp.encrypting import encrypt
+from eph_e2ee.xmpp.encrypting import asked, encrypt
 from eph_e2ee.xmpp.fetching import Fetching
 from eph_e2ee.xmpp.forgetting import forget_unlisted
 from eph_e2ee.xmpp.gathered import is_of_storage
@@ -96,12 +96,13 @@ class Sessions(Trusting, Fetching):
         self,
         bare_jids: frozenset[str],
         plaintext: dict[str, bytes],
-        backend_priority_order: list[str] | None = None,  # noqa: ARG002 -- python-omemo's signature
+        backend_priority_order: list[str] | None = None,
         identifier: str | None = None,
     ) -> Any:
-        """Encrypt as python-omemo does, each device in the namespace that `router` gives it."""
+        """Encrypt as python-omemo does; where no order is asked for see `encrypting.asked`."""
         recipients = frozenset(map(BareJid, bare_jids))
-        made = await encrypt(self, recipients, plaintext, identifier, strict=True)
+        order = asked(plaintext, backend_priority_order)
+        made = await encrypt(self, recipients, plaintext, identifier, strict=True, order=order)
         return made.messages, made.errors
 
     @_alone

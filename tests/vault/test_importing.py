@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -221,12 +222,31 @@ def test_what_is_no_such_storage_is_foreign(source: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"\xff\xfe\xfd", b'{"/a": }', b"[" * 100_000, b"\0" * 4096], ids=range(4)
+    "content", [b'{"/a": }', b' {"/a":' * 100_000, b"", b"\0" * 4096], ids=range(4)
 )
-def test_what_is_no_json_is_damaged(source: Path, content: bytes) -> None:
+def test_what_is_no_whole_json_is_damaged(source: Path, content: bytes) -> None:
     source.write_bytes(content)
     with pytest.raises(VaultDamaged):
         read_source(source)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pickle.dumps({"/own_device_id": 7}),
+        b"SQLite format 3\0" + bytes(4096),
+        b"\xff\xfe\xfd",
+        b"[" * 100_000,
+    ],
+    ids=["a pickle", "SQLite", "no text", "brackets"],
+)
+def test_what_is_no_json_object_is_told_what_is_taken(source: Path, content: bytes) -> None:
+    """Its application may keep its storage in another way; nothing is wrong with the file."""
+    source.write_bytes(content)
+    with pytest.raises(VaultForeign, match="JSON") as caught:
+        read_source(source)
+    assert "backup" not in str(caught.value)
+    assert caught.value.__suppress_context__
 
 
 def test_a_number_that_json_does_not_know_is_damage(source: Path) -> None:

@@ -11,7 +11,7 @@ import omemo
 import pytest
 from slixmpp import JID
 
-from eph_e2ee.errors import Reason, RemoteProtocolError
+from eph_e2ee.errors import LocalProtocolError, Reason, RemoteProtocolError
 from eph_e2ee.xmpp.parcel import MODERN, OLD
 from tests.xmpp.clients import OurPlugin, TheirPlugin, World, plugged
 
@@ -172,6 +172,84 @@ async def test_only_one_who_may_miss_its_element_makes_it_two(world: World) -> N
     await sessions.refresh_device_lists("peter@example.org")
     whole, _ = await ours.encrypt_message(to(rosa, PETER), PETER)
     assert (ours.is_encrypted(whole), whole.parted) == ({MODERN, OLD}, False)
+
+
+UNFIT = {
+    "colours of a terminal": "\x1b[31mred\x1b[0m",
+    "a form feed": "one\x0ctwo",
+    "NUL": "one\x00two",
+    "no character": "one\ufffetwo",
+    "90 KiB": "x" * 90 * 1024,
+}
+"""Bodies that legacy OMEMO carries, and no envelope."""
+
+
+async def unlist(world: World, client: TestClient, plugin: Any, *told: Any) -> None:
+    """Take a device out of its account's list for legacy OMEMO."""
+    jid = client.boundjid.bare
+    listed = world.items[jid, f"{OLD}.devicelist"]["current"]
+    for device in list(listed):
+        if device.get("id") == str(plugin.own_device):
+            listed.remove(device)
+    for each in told:
+        sessions = await each.get_session_manager()
+        await sessions.refresh_device_lists(jid)
+
+
+@pytest.mark.parametrize("name", UNFIT)
+async def test_what_no_envelope_carries_goes_in_legacy_omemo(name: str, world: World) -> None:
+    """As slixmpp-omemo sends it: an error is what many bots answer in clear."""
+    rosa, ours = await plugged(world, "rosa", OurPlugin)
+    readers = [await plugged(world, "peter", kind) for kind in (OurPlugin, TheirPlugin)]
+    stanza = rosa.make_message(mto=PETER, mbody=UNFIT[name], mtype="chat")
+    sealed, errors = await ours.encrypt_message(stanza, PETER)
+    assert (ours.is_encrypted(sealed), sealed.parted, errors) == ({OLD}, False, frozenset())
+    for client, plugin in readers:
+        opened, _ = await plugin.decrypt_message(world.carry(sealed, rosa, client))
+        assert opened["body"] == UNFIT[name]
+
+
+async def test_who_reads_envelopes_alone_is_left_out_and_named(world: World) -> None:
+    rosa, ours = await plugged(world, "rosa", OurPlugin)
+    phone, reading = await plugged(world, "peter", OurPlugin)
+    desk, modern = await plugged(world, "peter", OurPlugin)
+    await ours.refresh_device_lists({PETER})
+    await unlist(world, desk, modern, ours)
+    stanza = rosa.make_message(mto=PETER, mbody="one\x0ctwo", mtype="chat")
+    sealed, (error,) = await ours.encrypt_message(stanza, PETER)
+    assert ours.is_encrypted(sealed) == {OLD}
+    assert error[:3] == (MODERN, PETER.bare, modern.own_device)
+    assert isinstance(error.exception, LocalProtocolError)
+    opened, _ = await reading.decrypt_message(world.carry(sealed, rosa, phone))
+    assert opened["body"] == "one\x0ctwo"
+
+
+async def test_an_account_that_reads_envelopes_alone_is_an_error(world: World) -> None:
+    """It says what is wrong with the text, not that there is no device; no ratchet has turned."""
+    rosa, ours = await plugged(world, "rosa", OurPlugin)
+    peter, theirs = await plugged(world, "peter", OurPlugin)
+    await plugged(world, "karl", TheirPlugin)
+    await ours.encrypt_message(to(rosa, PETER), PETER)
+    await unlist(world, peter, theirs, ours)
+    kept = dict(ours.kept.values)
+    for text in ("sentinel\x0c", "sentinel\ud800"):
+        stanza = rosa.make_message(mto=PETER, mbody=text, mtype="chat")
+        with pytest.raises(LocalProtocolError, match="control characters") as caught:
+            await ours.encrypt_message(stanza, {PETER, JID("karl@example.org")})
+        assert "sentinel" not in repr(caught.value)
+    after = {key: value for key, value in ours.kept.values.items() if "ratchet" in key}
+    assert after == {key: value for key, value in kept.items() if "ratchet" in key} != {}
+    with pytest.raises(omemo.session_manager.NoEligibleDevices):
+        await ours.encrypt_message(to(rosa, PETER), {PETER, JID("nobody@example.org")})
+
+
+async def test_without_a_body_nothing_is_left_to_send(world: World) -> None:
+    rosa, ours = await plugged(world, "rosa", OurPlugin)
+    await plugged(world, "peter", OurPlugin)
+    stanza = rosa.make_message(mto=PETER, mtype="chat")
+    stanza.xml.append(fromstring("<nothing xmlns=''/>"))  # noqa: S314 -- the test's own text
+    with pytest.raises(LocalProtocolError, match="namespace"):
+        await ours.encrypt_message(stanza, PETER)
 
 
 async def test_an_empty_message_has_no_body(world: World) -> None:

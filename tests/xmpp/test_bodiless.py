@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 import pytest
@@ -93,7 +93,10 @@ async def test_a_message_is_told_once(namespaces: tuple[str, ...], listening: Li
     assert await listening.receive(xml) == ["message"]
     ((_, stanza),) = listening.told
     assert listening.plugin.is_encrypted(stanza) == set(namespaces)
-    assert stanza["body"] == ""
+    assert tostring(stanza.xml) == tostring(
+        listening.stanza(*namespaces, body=listening.plugin.fallback_message)
+    )
+    assert listening.stanzas == [stanza]  # every handler sees it
 
 
 @pytest.mark.parametrize("kind", ["chat", "normal", "groupchat"])
@@ -119,6 +122,24 @@ async def test_what_says_nothing_is_not_told(
     namespace: str, given: dict[str, Any], listening: Listening
 ) -> None:
     assert await listening.receive(listening.stanza(namespace, **given)) == []
+    assert listening.stanzas[-1].xml.find("{jabber:client}body") is None
+
+
+class WithoutFallback(OurPlugin):
+    """An application's class that leaves slixmpp-omemo's configuration away."""
+
+    default_config: ClassVar[dict[str, Any]] = {}
+
+
+async def test_what_an_application_configures_raises_nothing_here(world: World) -> None:
+    for number, (kind, config) in enumerate(
+        [(WithoutFallback, {}), (OurPlugin, {"fallback_message": ""})]
+    ):
+        client = world.client(f"peter{number}")
+        listening = Listening(client, client.plug(kind, **config))
+        assert await listening.receive(listening.stanza(MODERN)) == ["message"]
+        ((_, stanza),) = listening.told
+        assert stanza["body"]
 
 
 async def test_anothers_key_of_the_same_number(listening: Listening) -> None:
@@ -233,4 +254,5 @@ async def test_nothing_of_the_envelope_is_in_the_event(world: World) -> None:
     assert b"sentinel" not in tostring(told.xml)
     opened, _ = await theirs.decrypt_message(told)
     assert opened["body"] == "sentinel"
+    assert theirs.fallback_message not in str(opened)
     assert b"sentinel" not in tostring(told.xml)

@@ -116,6 +116,10 @@ async def test_f41_an_account_without_devices_keeps_nobody_from_reading(
         with pytest.raises(NoEligibleDevices) as caught:
             await sealed(rosa, *recipients, strict=strict)
         assert caught.value.bare_jids == {NOBODY}
+        # Applications look for these, too.
+        assert type(caught.value).__name__ == NoEligibleDevices.__name__
+        assert str(caught.value).startswith("One or more of the intended recipients ")
+        assert NOBODY in str(caught.value)
 
 
 async def test_what_raises_turns_no_ratchet(person: NewPerson) -> None:

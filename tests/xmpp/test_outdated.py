@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 from slixmpp import JID
+from slixmpp.plugins.base import PLUGIN_REGISTRY
 from slixmpp.stanza import Message
 
 import eph_e2ee
 from eph_e2ee.errors import LocalProtocolError
-from eph_e2ee.xmpp.outdated import Encrypted
+from eph_e2ee.xmpp.outdated import GONE, Encrypted
 from eph_e2ee.xmpp.parcel import MODERN, OLD
 from tests.xmpp.clients import OurPlugin, World
 
@@ -76,6 +77,33 @@ async def test_a_class_without_its_members_is_told_them(world: World) -> None:
     assert "_btbv_enabled" not in str(caught.value)
     with pytest.raises(LocalProtocolError, match="_btbv_enabled"):
         world.client("peter").plug(eph_e2ee.XEP_0384)
+
+
+@pytest.mark.parametrize("name", sorted(GONE))
+def test_names_from_before_1_0_are_told_what_is_there_instead(name: str) -> None:
+    with pytest.raises(
+        ImportError, match=r"no .* since 1\.0.*derive a class from XEP_0384"
+    ) as caught:
+        exec(f"from eph_e2ee import {name}", {})  # noqa: S102 -- the test's own text
+    assert isinstance(caught.value, LocalProtocolError)
+    assert name in str(caught.value)
+
+
+def test_other_names_are_as_unknown_as_ever() -> None:
+    assert not hasattr(eph_e2ee, "XEP_0385")
+    with pytest.raises(ImportError, match="cannot import name") as caught:
+        exec("from eph_e2ee import XEP_0385", {})  # noqa: S102 -- the test's own text
+    assert type(caught.value) is ImportError
+
+
+async def test_a_module_is_no_plugin(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before 1.0 slixmpp was given it."""
+    monkeypatch.delitem(PLUGIN_REGISTRY, "xep_0384", raising=False)
+    with pytest.raises(LocalProtocolError, match="derive a class from XEP_0384"):
+        world.client("rosa").register_plugin("xep_0384", {"data_dir": "/"}, module=eph_e2ee)
+    assert caplog.records == []
 
 
 WRONG: dict[str, tuple[Any, ...]] = {

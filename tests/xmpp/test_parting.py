@@ -136,6 +136,20 @@ async def test_what_an_application_adds_is_on_both(wire: Wire) -> None:
     assert old.findtext("{jabber:client}body") == "get a client with OMEMO"
 
 
+@pytest.mark.parametrize("parted", [True, False])
+async def test_one_word_on_the_encryption_is_enough(parted: bool, wire: Wire) -> None:  # noqa: FBT001 -- a case, no switch
+    """Applications add their own, since slixmpp-omemo has none; ours says what is there."""
+    stanza = wire.encrypted("one", parted=parted)
+    mine = stanza["eme"]["namespace"]
+    for add in (stanza.append, stanza.xml.append):
+        add(Element("{urn:xmpp:eme:0}encryption", {"namespace": "urn:example"}))
+    stanza.send()
+    left = await wire.left()
+    hints = [[child.get("namespace") for child in each if "eme" in child.tag] for each in left]
+    assert hints == ([[MODERN], [OLD]] if parted else [[mine]])
+    assert tags(stanza.xml).count("encryption") == 3
+
+
 async def test_the_stanza_stays_whole_for_its_owner(wire: Wire) -> None:
     stanza = wire.encrypted("one")
     again = copy(stanza)

@@ -11,6 +11,8 @@ from doubleratchet import DuplicateMessageException
 from omemo.session_manager import BundleUploadFailed
 
 from eph_e2ee.errors import VaultUnavailable
+from eph_e2ee.model import BareJid
+from eph_e2ee.xmpp.encrypting import encrypt
 from eph_e2ee.xmpp.parcel import MODERN, OLD
 from eph_e2ee.xmpp.sessions import Legacy
 from eph_e2ee.xmpp.unanswered import HEARTBEAT
@@ -183,7 +185,7 @@ async def test_each_device_is_addressed_where_it_is_routed(person: NewPerson) ->
 
     rosa.route = route
     plaintexts = {MODERN: b"an envelope", OLD: b"a body"}
-    messages, _ = await rosa.sessions.encrypt(frozenset({modern.jid}), plaintexts, [MODERN, OLD])
+    messages, _ = await rosa.sessions.encrypt(frozenset({modern.jid}), plaintexts)
     by_namespace = {message.namespace: message for message in messages}
     addressed = {
         namespace: {key.device_id for key, _ in message.keys}
@@ -208,8 +210,47 @@ async def test_a_device_that_reads_nothing_given_is_left_out(pair: tuple[Person,
     """F39: it gets nothing in another form."""
     rosa, peter = pair
     rosa.route = lambda _: frozenset({OLD})
+    envelope, peters = {MODERN: b"an envelope"}, frozenset({BareJid(peter.jid)})
     with pytest.raises(omemo.session_manager.NoEligibleDevices):
-        await rosa.encrypt(peter, b"an envelope")
+        await rosa.gate.run(lambda: encrypt(rosa.sessions, peters, envelope))
+
+
+@pytest.mark.parametrize(
+    ("plaintexts", "order", "namespace"),
+    [
+        ((MODERN,), None, MODERN),
+        ((MODERN,), [MODERN], MODERN),
+        ((OLD,), [MODERN, OLD], OLD),
+        ((MODERN, OLD), [MODERN, OLD], MODERN),
+        ((MODERN, OLD), [OLD, MODERN], OLD),
+        ((MODERN, OLD), [OLD], OLD),
+        ((MODERN, OLD), None, OLD),
+    ],
+)
+async def test_an_application_may_ask_for_an_order(
+    plaintexts: tuple[str, ...],
+    order: list[str] | None,
+    namespace: str,
+    pair: tuple[Person, Person],
+) -> None:
+    """As python-omemo has it, for a device that is in both lists and read no envelope yet."""
+    rosa, peter = pair
+    rosa.route = lambda _: frozenset({OLD})
+    texts = {each: each.encode() for each in plaintexts}
+    messages, errors = await rosa.sessions.encrypt(frozenset({peter.jid}), texts, order)
+    (message,) = messages
+    assert (message.namespace, errors) == (namespace, frozenset())
+    assert await peter.decrypt(message) == namespace.encode()
+
+
+async def test_an_order_that_nobody_keeps(pair: tuple[Person, Person]) -> None:
+    rosa, peter = pair
+    peters = frozenset({peter.jid})
+    with pytest.raises(omemo.UnknownNamespace):
+        await rosa.sessions.encrypt(peters, {OLD: b"a body"}, [OLD, "urn:xmpp:omemo:0"])
+    rosa.route = lambda _: frozenset()  # nobody wants it to be addressed
+    with pytest.raises(omemo.session_manager.NoEligibleDevices):
+        await rosa.sessions.encrypt(peters, {MODERN: b"an envelope"}, [MODERN])
 
 
 async def test_a_failed_commit_spends_no_key(pair: tuple[Person, Person]) -> None:
