@@ -43,24 +43,21 @@ NO_KEYS: Final = (BundleDownloadFailed, BundleNotFound, KeyExchangeFailed)
 """What leaves out one device and no other."""
 
 
-UNDECIDED: Final = "The trust status of one or more devices is left open: decide, and send again"
+UNDECIDED: Final = "trust of some devices has not been decided on"
 
 
 class NoEligibleDevices(session_manager.NoEligibleDevices):
     """Accounts have no device that could be addressed.
 
-    Applications on slixmpp-omemo know it by the name of its class, too, or by how its text begins;
-    and they look for the accounts in the text.
+    Applications on slixmpp-omemo know it by the name of its class, too, and look for the accounts
+    in its text.
 
     Attributes:
         causes: why their devices were left out.
     """
 
     def __init__(self, accounts: frozenset[BareJid], causes: frozenset[Cause]) -> None:
-        text = (
-            f"One or more of the intended recipients cannot be addressed on any device: {accounts}"
-        )
-        super().__init__(accounts, text)
+        super().__init__(accounts, f"no device of these accounts can be addressed: {accounts}")
         self.causes = causes
 
 

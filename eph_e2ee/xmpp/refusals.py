@@ -2,11 +2,11 @@
 
 An application that was written for slixmpp-omemo catches python-omemo's classes, or ValueError; one
 that was written for this library catches `RemoteProtocolError` and looks at its `reason`. Neither
-finds anything of the message in the error. Some look at a class by its name, or at the text: so
-each class is named as theirs, and its text begins as theirs does.
+finds anything of the message in the error. Some compare the names of classes, or send them to
+peers: so each class is named as theirs.
 """
 
-from typing import ClassVar, Final
+from typing import Final
 
 import xmlschema
 from omemo import backend, session_manager
@@ -16,59 +16,37 @@ from eph_e2ee.errors import Reason, RemoteProtocolError
 __all__ = ["NotEncrypted", "refused", "unopened"]
 
 NOT_ENCRYPTED: Final = (
-    "No supported encrypted content found: no OMEMO element, or several of one kind. Ask "
-    "`is_encrypted` first, which returns an empty set, not None, since slixmpp-omemo 2.2"
+    "no OMEMO element, or several of one kind: ask `is_encrypted` first, which returns an empty "
+    "set, not None, since slixmpp-omemo 2.2"
 )
 
 
-class _Theirs(RemoteProtocolError):
-    """One that goes by the beginning of their text; what follows is our reason."""
-
-    beginning: ClassVar[str]
-
-    def __init__(self, reason: Reason) -> None:
-        super().__init__(reason)
-        self.args = (f"{self.beginning}: {reason.value}",)
-
-
-class MessageNotForUs(_Theirs, session_manager.MessageNotForUs):
+class MessageNotForUs(RemoteProtocolError, session_manager.MessageNotForUs):
     """It has no key for this device."""
 
-    beginning = "The message to decrypt does not contain key material"
 
-
-class SenderNotFound(_Theirs, session_manager.SenderNotFound):
+class SenderNotFound(RemoteProtocolError, session_manager.SenderNotFound):
     """The sending device, or in a room the sender, is not known."""
 
-    beginning = "Couldn't find public information about the device"
 
-
-class SenderDistrusted(_Theirs, session_manager.SenderDistrusted):
+class SenderDistrusted(RemoteProtocolError, session_manager.SenderDistrusted):
     """The sending device is distrusted."""
 
-    beginning = "The identity key corresponding to the sending device"
 
-
-class DecryptionFailed(_Theirs, backend.DecryptionFailed):
+class DecryptionFailed(RemoteProtocolError, backend.DecryptionFailed):
     """No key opens it, or it has been opened before."""
-
-    beginning = "Key material decryption failed"
 
 
 class KeyExchangeFailed(RemoteProtocolError, backend.KeyExchangeFailed):
     """Its key exchange builds no session."""
 
 
-class NoSession(_Theirs, session_manager.NoSession):
+class NoSession(RemoteProtocolError, session_manager.NoSession):
     """There is no session with its sender, and it begins none."""
 
-    beginning = "There is no session with the sending device"
 
-
-class PublicDataInconsistency(_Theirs, session_manager.PublicDataInconsistency):
+class PublicDataInconsistency(RemoteProtocolError, session_manager.PublicDataInconsistency):
     """Its key exchange names another identity key than the sender's device has published."""
-
-    beginning = "There is no session with the sending device"
 
 
 class Invalid(RemoteProtocolError, ValueError):

@@ -41,17 +41,6 @@ DOCUMENTED = (
 """What slixmpp-omemo's `decrypt_message`, and python-omemo's `decrypt`, say that they raise."""
 
 
-BEGINNINGS = {
-    "MessageNotForUs": "The message to decrypt",
-    "SenderNotFound": "Couldn't find public information about the device",
-    "SenderDistrusted": "The identity key corresponding to the sending device",
-    "DecryptionFailed": "Key material decryption failed",
-    "NoSession": "There is no session with the sending device",
-    "PublicDataInconsistency": "There is no session with the sending device",
-}
-"""How the texts begin of those that python-omemo gives one text."""
-
-
 def child(stanza: Message, path: str) -> Element:
     found = stanza.xml.find("/".join(f"{{{OLD}}}{name}" for name in path.split("/")))
     assert found is not None
@@ -117,8 +106,6 @@ async def test_ours_is_what_theirs_was(world: World) -> None:
         assert caught, name
         assert [kind for kind in caught if not isinstance(error, kind)] == [], name
         assert type(error).__name__ in {kind.__name__ for kind in type(expected).__mro__}, name
-        if str(expected).startswith(BEGINNINGS.get(type(expected).__name__, "no text")):
-            assert str(error).startswith(BEGINNINGS[type(expected).__name__]), name
         assert isinstance(error, RemoteProtocolError)
         assert error.__cause__ is error.__context__ is None
         assert SECRET not in f"{error!r} {error} {vars(error)}"
@@ -128,9 +115,8 @@ async def test_ours_is_what_theirs_was(world: World) -> None:
 def test_every_reason_has_a_class(reason: Reason) -> None:
     error = refused(reason)
     assert error.reason is reason
-    assert str(error).endswith(reason.value)
+    assert str(error) == reason.value
     name = type(error).__name__
-    assert str(error).startswith(BEGINNINGS.get(name, ""))
     assert f"{name}(" in repr(error)
     assert getattr(omemo, name, None) in type(error).__mro__ or isinstance(error, ValueError)
     assert isinstance(error, omemo.OMEMOException | ValueError)
@@ -167,7 +153,6 @@ def test_all_classes_are_theirs_and_ours() -> None:
         each
         for each in vars(refusals).values()
         if isinstance(each, type) and each.__module__ == refusals.__name__
-        if each is not refusals._Theirs
     ]
     assert len(classes) == 10
     for kind in classes:
