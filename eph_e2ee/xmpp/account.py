@@ -333,8 +333,11 @@ class Account:
         """Encrypt an envelope for every device that reads envelopes, a body for the others.
 
         Without a body the others get nothing. Only inside of an operation. Without `asking` nobody
-        is asked to decide on devices, and nothing waits.
+        is asked to decide on devices, and nothing waits. In a room a member whose server has not
+        answered a moment ago is left out, and keeps nobody waiting for every message.
         """
+        if audience.room:
+            self.omemo.sessions.spare()
         plaintexts = {MODERN: envelope} if body is None else {MODERN: envelope, OLD: body.encode()}
         identifier = None if asking else UNASKED
         return await self.omemo.seal(self.members.still(audience), plaintexts, identifier)

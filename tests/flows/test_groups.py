@@ -8,10 +8,12 @@ from xml.etree.ElementTree import fromstring, tostring
 
 import pytest
 
-from eph_e2ee.errors import NoEligibleDevices, RoomUnsuitable
+from eph_e2ee.errors import Cause, NoEligibleDevices, RoomUnsuitable
+from eph_e2ee.model import BareJid
 from eph_e2ee.protocol import marks
 from eph_e2ee.xmpp import devices, fetching
 from eph_e2ee.xmpp.parcel import MODERN
+from eph_e2ee.xmpp.together import AT_ONCE
 from tests.support.client import SECONDS
 from tests.xmpp.rooming import ROOM, ROSA, USER, Rooming, join
 
@@ -209,3 +211,38 @@ async def test_one_whose_server_is_mute_holds_up_nobody(
     await peter.idle()
     assert peter.bodies == ["one", "two"]
     assert world.requests.count((mute, "items")) == 1
+
+
+async def test_one_whose_server_gives_no_keys_is_left_out_at_once(
+    town: Town, world: Rooming, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F41: nobody waits for it with every message; after a while it is asked again."""
+    rosa, peter = await town.party("rosa"), await town.party("peter")
+    world.lists["member"] = [peter.jid]
+    enter(rosa)
+    await rosa.chat.send(ROOM, "to Peter")
+    mute = BareJid("mute@mute.example")
+    world.mute = {mute}
+    world.lists["member"].append(mute)
+    says(rosa, f"<item jid='{mute}' affiliation='member'/>")
+    for module in (devices, fetching):
+        monkeypatch.setattr(module, "PATIENCE", 0)
+    sessions = rosa.chat._account.omemo.sessions
+    await sessions.update_device_list(MODERN, mute, dict.fromkeys(range(1, 65)))
+    bundles: list[tuple[str, str, int]] = []
+    download = sessions.network._download_bundle
+
+    async def counting(*name: Any) -> Any:
+        bundles.append(name)
+        return await download(*name)
+
+    monkeypatch.setattr(sessions.network, "_download_bundle", staticmethod(counting))
+    for body in ("one", "two"):
+        message = await rosa.chat.send(ROOM, body)
+        causes = {(each.jid, each.cause) for each in message.left_out}
+        assert causes == {(mute, Cause.NO_KEYS)}
+        assert bundles == []
+    sessions.gate.downloads.clear()
+    await rosa.chat.send(ROOM, "three")
+    assert 0 < len(bundles) <= AT_ONCE
+    assert {jid for _, jid, _ in bundles} == {mute}
