@@ -82,6 +82,7 @@ class _Filed:
 
     entries: list[Entry | None]
     delivered: list[Delivered]
+    waited: list[Arrival]
 
 
 class Incoming:
@@ -89,7 +90,8 @@ class Incoming:
 
     Attributes:
         on_message: called with each message that was kept.
-        on_withheld: called in the commit with what came from devices that nobody has decided on.
+        on_withheld: called in the commit with what has to wait, and with that of it whose sender's
+            keys could not be asked for; which of them have waited before and are no news.
     """
 
     def __init__(
@@ -110,7 +112,7 @@ class Incoming:
         self._held: set[BareJid] = set()
         self._released = asyncio.Event()
         self.on_message: Callable[[Received], None] = lambda _: None
-        self.on_withheld: Callable[[Transaction, list[Arrival]], None] = lambda *_: None
+        self.on_withheld: Callable[..., list[Arrival]] = lambda *_: []
         self._seen: dict[BareJid, Seen] = {}
         self._halves = Halves(account.later, self._not_for_us)
 
@@ -303,6 +305,7 @@ class Incoming:
         letters = [outcome for outcome in outcomes if isinstance(outcome, Letter)]
         settings = {letter.peer: letter.setting for letter in letters if letter.setting}
         withheld = [letter.arrival for letter in letters if letter.waits]
+        missed = [each.arrival for each in letters if each.rejected is Reason.UNREACHABLE]
 
         def work(vault: Transaction) -> _Filed:
             waiting = Waiting(vault)
@@ -315,13 +318,13 @@ class Incoming:
                 each for letter in letters for each in self._notices.applied(vault, letter, waiting)
             ]
             waiting.write()
-            if withheld:
-                self.on_withheld(vault, withheld)
+            waited = self.on_withheld(vault, withheld, missed) if withheld else []
             if write is not None:
                 write(vault)
             return _Filed(
                 [next(entries) if isinstance(each, Letter) else None for each in outcomes],
                 delivered,
+                waited,
             )
 
         return work
@@ -338,7 +341,7 @@ class Incoming:
         for (arrival, _), outcome, entry in told:
             if isinstance(outcome, RemoteProtocolError):
                 self._reject(arrival, outcome.reason, sink)
-            else:
+            elif arrival not in filed.waited:
                 self._tell(outcome, entry, sink)
         self._notices.tell(filed.delivered)
         await _published(pending)

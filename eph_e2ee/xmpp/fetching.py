@@ -140,6 +140,20 @@ class Fetching(BaseSessionManager):
         if unit is not None:
             unit.fetched[SPARING] = True
 
+    def missed(self, bare_jid: str, device: int | None) -> bool:
+        """Tell whether an operation could not ask for an account's list, or for a device's keys.
+
+        That there are none is an answer.
+        """
+        unit = self.gate.unit
+        wanted = [("devices", bare_jid), ("bundle", bare_jid, device)]
+        return unit is not None and any(
+            (name[0], *name[2:]) in wanted
+            and isinstance(outcome, omemo.OMEMOException)
+            and not isinstance(outcome, omemo.BundleNotFound)
+            for name, outcome in unit.fetched.items()
+        )
+
     def _at_hand(self, unit: Unit, name: Name) -> bool:
         """Whether an operation has what it wants to download, if only from the one before it.
 
