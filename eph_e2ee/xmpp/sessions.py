@@ -144,12 +144,16 @@ class Sessions(Trusting, Fetching):
         """Take a list in as python-omemo does, within bounds: see `published.bounded`.
 
         One that a newer one has overtaken, while it waited for the lock or for bundles, is left.
+        While one is taken in, it returns at once: that goes on with the newest, however many come.
         """
         if self.gate.unit is not None:
             await self._take_in(namespace, bare_jid, device_list)
             return
-        newest = self._latest.came(namespace, bare_jid, device_list)
-        await self.gate.run(lambda: self._take_in(namespace, bare_jid, newest.listed))
+
+        async def take_in(newest: Callable[[], DeviceList]) -> None:
+            await self.gate.run(lambda: self._take_in(namespace, bare_jid, newest()))
+
+        await self._latest.taken_in(namespace, bare_jid, device_list, take_in)
 
     async def _take_in(self, namespace: str, bare_jid: str, device_list: DeviceList) -> None:
         """Take one in; slixmpp-omemo asks for both kinds also after one was purged: left, too."""
