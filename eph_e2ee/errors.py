@@ -196,6 +196,7 @@ class Reason(enum.Enum):
     CLEAR_ANSWER = "an answer in clear to an encrypted question"
     NOT_ASKED = "the answer comes from a device that was not asked"
     NOT_HEARD = "a question that the vault refused here; whoever asks has got an error"
+    NOT_OPENED = "an error of ours kept it from being opened; the log names its class"
     NOT_STORED = "the vault refused it here; nothing is lost: the server's archive still has it"
 
 

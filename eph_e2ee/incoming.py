@@ -212,15 +212,17 @@ class Incoming:
             while again:
                 fresh, again = await self._unseen(again)
                 await self._open(fresh, sink)
-        except VaultError:
+        except Exception as error:
+            reason = Reason.NOT_STORED if isinstance(error, VaultError) else Reason.NOT_OPENED
             for arrival in [*(arrival for arrival, _ in fresh), *again]:
-                self._reject(arrival, Reason.NOT_STORED, sink)
-            return
+                self._reject(arrival, reason, sink)
+            raise
         for arrival in batch:
             self.seen(arrival.room).done(arrival)
 
+    @contained
     async def _acquainted(self, batch: Sequence[Arrival]) -> None:
-        """Have the lists of rooms at hand where a presence does not say who belongs to them."""
+        """Have the lists of rooms at hand where no presence says who belongs; or go on without."""
         for room in {each.room for each in batch if not each.member}:
             if room is not None:
                 await self._account.members.known(room)
@@ -267,9 +269,8 @@ class Incoming:
             except Exception as error:  # noqa: BLE001 -- the one place where remote input is opened
                 if len(fresh) == 1:
                     # No traceback: it would quote the exception's text.
-                    name = type(error).__name__
-                    log.error("a message could not be opened: %s", name)  # noqa: TRY400 -- as said
-                    fresh.popleft()
+                    log.error("a message could not be opened: %s", type(error).__name__)  # noqa: TRY400 -- as said
+                    self._reject(fresh.popleft()[0], Reason.NOT_OPENED, sink)
                 while len(fresh) > 1:  # whichever it was, the others open without it
                     await self._open(deque([fresh[0]]), sink)
                     fresh.popleft()
@@ -321,11 +322,8 @@ class Incoming:
             waited = self.on_withheld(vault, withheld, missed) if withheld else []
             if write is not None:
                 write(vault)
-            return _Filed(
-                [next(entries) if isinstance(each, Letter) else None for each in outcomes],
-                delivered,
-                waited,
-            )
+            copies = [next(entries) if isinstance(each, Letter) else None for each in outcomes]
+            return _Filed(copies, delivered, waited)
 
         return work
 
