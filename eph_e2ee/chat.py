@@ -125,7 +125,7 @@ class Chat(Peers):
         gathering = (self._outgoing, self._catching_up)
         self._expiry = Expiry(vault, gathering, clock, self._expired, account.server)
         lasting = (self._expiry.run(), self._reading.run(), self._withheld.begin())
-        self._tasks = [account.start(each) for each in lasting]
+        self._tasks = [account.start(each) for each in (*lasting, self._withheld.retrying.run())]
         self._closing: asyncio.Task[Erasure] | None = None
         self._listen(notices)
 
@@ -378,6 +378,7 @@ class Chat(Peers):
         if new:
             options = self._options
             self._catching_up.begin(carbons=options.carbons, archive=options.catch_up)
+            self._withheld.retrying.begin(self._catching_up.own.task)
         self._reading.wake()
 
     def _deliver(self, received: Received) -> None:

@@ -186,6 +186,7 @@ class Reason(enum.Enum):
     DUPLICATE = "it has been opened before"
     NOT_FOR_THIS_DEVICE = "not encrypted to this device"
     UNKNOWN_SENDER = "the sending device is not in the sender's device list"
+    UNREACHABLE = "the sender's keys could not be asked for; it waits for them, and is tried again"
     DISTRUSTED = "the sending device is distrusted"
     PRIVATE_IN_ROOM = "a private message through a room, which no account has sent"
     UNDECIDED = "nobody has decided whether to trust the sending device"
@@ -195,6 +196,7 @@ class Reason(enum.Enum):
     CLEAR_ANSWER = "an answer in clear to an encrypted question"
     NOT_ASKED = "the answer comes from a device that was not asked"
     NOT_HEARD = "a question that the vault refused here; whoever asks has got an error"
+    NOT_OPENED = "an error of ours kept it from being opened; the log names its class"
     NOT_STORED = "the vault refused it here; nothing is lost: the server's archive still has it"
 
 

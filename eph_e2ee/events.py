@@ -91,6 +91,9 @@ class CatchUp:
 class Rejection:
     """Event `ephemeral_rejected`: something arrived that was not taken.
 
+    With `UNREACHABLE` a message waits in the vault, as those of undecided devices do and as far as
+    there is room. For a week its sender's keys are asked for again; once they come, it does.
+
     Attributes:
         reason: the rule that it broke.
         sender: the bare JID that the server gave as its sender, which proves nothing.

@@ -85,6 +85,7 @@ class _Filed:
 
     entries: list[Entry | None]
     delivered: list[Delivered]
+    waited: list[Arrival]
 
 
 class Incoming:
@@ -92,7 +93,8 @@ class Incoming:
 
     Attributes:
         on_message: called with each message that was kept.
-        on_withheld: called in the commit with what came from devices that nobody has decided on.
+        on_withheld: called in the commit with what has to wait, and with that of it whose sender's
+            keys could not be asked for; which of them have waited before and are no news.
     """
 
     def __init__(
@@ -113,7 +115,7 @@ class Incoming:
         self._held: set[BareJid] = set()
         self._released = asyncio.Event()
         self.on_message: Callable[[Received], None] = lambda _: None
-        self.on_withheld: Callable[[Transaction, list[Arrival]], None] = lambda *_: None
+        self.on_withheld: Callable[..., list[Arrival]] = lambda *_: []
         self._seen: dict[BareJid, Seen] = {}
         self._halves = Halves(account.later, self._not_for_us)
 
@@ -219,15 +221,17 @@ class Incoming:
             while again:
                 fresh, again = await self._unseen(again)
                 await self._open(fresh, sink)
-        except VaultError:
+        except Exception as error:
+            reason = Reason.NOT_STORED if isinstance(error, VaultError) else Reason.NOT_OPENED
             for arrival in [*(arrival for arrival, _ in fresh), *again]:
-                self._reject(arrival, Reason.NOT_STORED, sink)
-            return
+                self._reject(arrival, reason, sink)
+            raise
         for arrival in batch:
             self.seen(arrival.room).done(arrival)
 
+    @contained
     async def _acquainted(self, batch: Sequence[Arrival]) -> None:
-        """Have the lists of rooms at hand where a presence does not say who belongs to them."""
+        """Have the lists of rooms at hand where no presence says who belongs; or go on without."""
         for room in {each.room for each in batch if not each.member}:
             if room is not None:
                 await self._account.members.known(room)
@@ -274,9 +278,8 @@ class Incoming:
             except Exception as error:  # noqa: BLE001 -- the one place where remote input is opened
                 if len(fresh) == 1:
                     # No traceback: it would quote the exception's text.
-                    name = type(error).__name__
-                    log.error("a message could not be opened: %s", name)  # noqa: TRY400 -- as said
-                    fresh.popleft()
+                    log.error("a message could not be opened: %s", type(error).__name__)  # noqa: TRY400 -- as said
+                    self._reject(fresh.popleft()[0], Reason.NOT_OPENED, sink)
                 while len(fresh) > 1:  # whichever it was, the others open without it
                     await self._open(deque([fresh[0]]), sink)
                     fresh.popleft()
@@ -312,6 +315,7 @@ class Incoming:
         letters = [outcome for outcome in outcomes if isinstance(outcome, Letter)]
         settings = {letter.peer: letter.setting for letter in letters if letter.setting}
         withheld = [letter.arrival for letter in letters if letter.waits]
+        missed = [each.arrival for each in letters if each.rejected is Reason.UNREACHABLE]
 
         def work(vault: Transaction) -> _Filed:
             waiting = Waiting(vault)
@@ -326,14 +330,11 @@ class Incoming:
                 each for letter in letters for each in self._notices.applied(vault, letter, waiting)
             ]
             waiting.write()
-            if withheld:
-                self.on_withheld(vault, withheld)
+            waited = self.on_withheld(vault, withheld, missed) if withheld else []
             if write is not None:
                 write(vault)
-            return _Filed(
-                [next(entries) if isinstance(each, Letter) else None for each in outcomes],
-                delivered,
-            )
+            copies = [next(entries) if isinstance(each, Letter) else None for each in outcomes]
+            return _Filed(copies, delivered, waited)
 
         return work
 
@@ -349,7 +350,7 @@ class Incoming:
         for (arrival, _), outcome, entry in told:
             if isinstance(outcome, RemoteProtocolError):
                 self._reject(arrival, outcome.reason, sink)
-            else:
+            elif arrival not in filed.waited:
                 self._tell(outcome, entry, sink)
         self._notices.tell(filed.delivered)
         await _published(pending)

@@ -44,6 +44,9 @@ __all__ = ["Letter", "Letters", "archive_name", "id_name", "line_of"]
 BODY: Final = "{jabber:client}body"
 LANGUAGE: Final = "{http://www.w3.org/XML/1998/namespace}lang"
 
+WAITING: Final = {Reason.UNDECIDED, Reason.UNREACHABLE}
+"""Why a message is not opened yet: nobody has decided on its device, or its keys are not here."""
+
 
 @dataclass(frozen=True, slots=True)
 class Letter:
@@ -83,8 +86,8 @@ class Letter:
 
     @property
     def waits(self) -> bool:
-        """Whether it is to be opened later: nobody has decided on its device."""
-        return self.rejected is Reason.UNDECIDED
+        """Whether it is to be opened later: see `WAITING`."""
+        return self.rejected in WAITING
 
     @property
     def believed(self) -> bool:
@@ -145,7 +148,7 @@ class Letters:
         try:
             unsealed = await self._account.unseal(arrival)
         except RemoteProtocolError as error:
-            if error.reason is not Reason.UNDECIDED:
+            if error.reason not in WAITING:
                 raise
             # No failure: what was learnt of the device on the way is kept, to decide on it.
             waits = Letter(arrival, self.peer(arrival), self.is_own(arrival), "", Trust.UNDECIDED)

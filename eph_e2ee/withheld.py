@@ -2,6 +2,9 @@
 
 Nothing of them can be shown by accident, nothing that they say counts, and no key of theirs is
 spent: they are opened once the device is trusted, in their order, as if they had just come.
+
+So do those whose sender's keys could not be asked for. They are not left to the archive, which goes
+on behind them: not every server has one, and it would be read from there each time.
 """
 
 import asyncio
@@ -27,6 +30,7 @@ from eph_e2ee.errors import (
 from eph_e2ee.incoming import Incoming, Received
 from eph_e2ee.model import BareJid, Entry, MessageId, Seconds
 from eph_e2ee.protocol import xml
+from eph_e2ee.retrying import GIVEN_UP, Retrying
 from eph_e2ee.vault.archive import Transaction
 from eph_e2ee.vault.vault import Vault
 from eph_e2ee.xmpp.account import Account
@@ -59,10 +63,12 @@ class _Item(NamedTuple):
 
     Attributes:
         arrived: when, in seconds since the epoch.
-        device: the one that says it has sent it; None where it says nothing sensible.
+        device: the one that says it has sent it; None where it says nothing sensible, or its keys
+            are not here.
         stanza: the `<message/>` element.
         rest: the other fields of an `Arrival`, in their order.
         digest: of what is encrypted in it: a copy has the same.
+        keyless: whether it waits for its sender's keys, and not for anybody to decide.
     """
 
     arrived: float
@@ -70,6 +76,12 @@ class _Item(NamedTuple):
     stanza: str
     rest: list[Any]
     digest: str = ""
+    keyless: bool = False
+
+    def is_over(self, now: float, cap: float | None) -> bool:
+        """Whether it has waited for long enough."""
+        age = now - self.arrived
+        return (cap is not None and age >= cap) or (self.keyless and age >= GIVEN_UP)
 
 
 class Withheld:
@@ -85,6 +97,7 @@ class Withheld:
 
     Attributes:
         is_left: called in a commit: whether somebody else tells of what is kept of a conversation.
+        retrying: opens again what waits for keys.
     """
 
     def __init__(
@@ -107,25 +120,38 @@ class Withheld:
         self._told: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.is_left: Callable[[Transaction, BareJid], bool] = lambda *_: False
+        self.retrying = Retrying(account, self.reopen)
         incoming.on_withheld = self.keep
 
-    def keep(self, vault: Transaction, arrivals: Sequence[Arrival]) -> None:
+    def keep(
+        self, vault: Transaction, arrivals: Sequence[Arrival], keyless: Sequence[Arrival] = ()
+    ) -> list[Arrival]:
         """Have arrivals wait behind the others, as far as there is room; of copies the first.
 
         What is being opened and comes here instead waits on: its device is undecided again, or is
         another one than it says.
 
         What does not open any more stops nobody (F38): nothing is added to it.
+
+        Of some the sender's keys could not be asked for: they are `keyless`. Returned are those
+        that have waited before, and for the same.
         """
+        waited = []
         with suppress(VaultDamaged):
             items = before = self._alive(vault)
+            known = {(each.keyless, _name(each)) for each in before}
             for arrival in arrivals:
                 item = _packed(arrival, self._clock.now(), self._account.fingerprint(arrival))
                 if item is not None:
+                    if arrival in keyless:
+                        item = item._replace(keyless=True, device=None)
+                    if (item.keyless, _name(item)) in known:
+                        waited.append(arrival)
                     items = _with(items, item)
                     self._due.discard(_name(item))
             if items is not before:
                 _write(vault, items)
+        return waited
 
     async def reopen(self, sender: BareJid) -> None:
         """Open what waits of an account, but for what comes from devices still to be decided on.
@@ -239,8 +265,8 @@ class Withheld:
 
     def _alive(self, vault: Transaction) -> list[_Item]:
         """What waits; what nobody has read within the cap is forgotten (F19)."""
-        items, cap, now = _read(vault), self._unread_cap, self._clock.now()
-        alive = [item for item in items if cap is None or now < item.arrived + cap]
+        items, now = _read(vault), self._clock.now()
+        alive = [item for item in items if not item.is_over(now, self._unread_cap)]
         if len(alive) != len(items):
             _write(vault, alive)
         return alive
@@ -294,8 +320,11 @@ def _with(items: list[_Item], item: _Item) -> list[_Item]:
     that account is its own, nobody loses any.
     """
     own = [each for each in items if _sender(each) == _sender(item)]
-    copied = item.digest in {each.digest for each in own}
-    if copied or len(own) >= MOST_OF_ONE or _size([*own, item]) > LARGEST_OF_ONE:
+    same = next((each for each in own if each.digest == item.digest), None)
+    if same is not None and same.keyless != item.keyless:  # what it waits for is another thing now
+        changed = same._replace(keyless=item.keyless, device=item.device)
+        return [changed if each is same else each for each in items]
+    if same is not None or len(own) >= MOST_OF_ONE or _size([*own, item]) > LARGEST_OF_ONE:
         return items
     kept = [item, *items]  # in front, where of two accounts with as much it is the one to go
     excess = _size(kept) - LARGEST

@@ -27,7 +27,7 @@ from eph_e2ee.xmpp.iqs import Iqs
 from eph_e2ee.xmpp.lifecycle import Lifecycle
 from eph_e2ee.xmpp.members import Audience, Members
 from eph_e2ee.xmpp.omemo import XEP_0384
-from eph_e2ee.xmpp.parcel import MODERN, OLD, Opened, fingerprint, written
+from eph_e2ee.xmpp.parcel import MODERN, OLD, Opened, fingerprint, sending_device, written
 from eph_e2ee.xmpp.registry import registered
 from eph_e2ee.xmpp.sce import XEP_0420
 from eph_e2ee.xmpp.sealing import Sealed
@@ -74,6 +74,7 @@ class Account:
         lifecycle: when a session begins, and when a room is entered.
         members: who belongs to the rooms that the application has joined.
         honouring: whose devices honour timers.
+        on_unreachable: called with each account whose keys could not be asked for.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Account:
         self.acks = Acks(client)
         self.iqs = Iqs(client, envelopes, omemo)
         self.lifecycle = Lifecycle(client)
+        self.on_unreachable: Callable[[BareJid], None] = lambda _: None
         self._telling: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -222,9 +224,17 @@ class Account:
         """Decrypt; only inside of an operation.
 
         Raises:
-            RemoteProtocolError: it does not open.
+            RemoteProtocolError: it does not open; `UNREACHABLE`: it may, another time.
         """
-        return await self.omemo.unseal(arrival.xml, arrival.sender)
+        sender = arrival.sender
+        try:
+            return await self.omemo.unseal(arrival.xml, sender)
+        except RemoteProtocolError as error:
+            missed = self.omemo.sessions.missed(sender, sending_device(arrival.xml))
+            if error.reason is not Reason.UNKNOWN_SENDER or not missed:
+                raise
+        self.on_unreachable(sender)
+        raise RemoteProtocolError(Reason.UNREACHABLE)
 
     def open(self, plaintext: bytes, *, arrival: Arrival, to: BareJid) -> Envelope:
         """The verified envelope in a decrypted payload.
@@ -333,8 +343,11 @@ class Account:
         """Encrypt an envelope for every device that reads envelopes, a body for the others.
 
         Without a body the others get nothing. Only inside of an operation. Without `asking` nobody
-        is asked to decide on devices, and nothing waits.
+        is asked to decide on devices, and nothing waits. In a room a member whose server has not
+        answered a moment ago is left out, and keeps nobody waiting for every message.
         """
+        if audience.room:
+            self.omemo.sessions.spare()
         plaintexts = {MODERN: envelope} if body is None else {MODERN: envelope, OLD: body.encode()}
         identifier = None if asking else UNASKED
         return await self.omemo.seal(self.members.still(audience), plaintexts, identifier)

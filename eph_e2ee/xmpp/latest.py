@@ -5,12 +5,19 @@ newer list may have come, and been taken in: after it, the older one would bring
 its owner has removed.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
+import omemo
 from omemo.types import DeviceList
 
+from eph_e2ee.errors import VaultError
+
 __all__ = ["Arrived", "Latest"]
+
+TakeIn = Callable[[Callable[[], DeviceList]], Awaitable[None]]
+"""Takes in what it is given a way to look at, as often as it has to begin again."""
 
 
 @dataclass(slots=True, weakref_slot=True)
@@ -19,9 +26,11 @@ class Arrived:
 
     Attributes:
         listed: the newest; it changes when another one comes.
+        awaited: whether somebody takes in whatever comes by itself: one does so for all.
     """
 
     listed: DeviceList
+    awaited: bool = False
 
 
 class Latest:
@@ -35,3 +44,38 @@ class Latest:
         arrived = self._arrived.setdefault((namespace, bare_jid), Arrived(listed))
         arrived.listed = listed
         return arrived
+
+    async def taken_in(
+        self, namespace: str, bare_jid: str, listed: DeviceList, take_in: TakeIn
+    ) -> None:
+        """Have a list taken in that has come by itself, or whatever newer one comes meanwhile.
+
+        Raises:
+            OMEMOException, VaultError: the newest one was not.
+        """
+        arrived = self.came(namespace, bare_jid, listed)
+        if arrived.awaited:
+            return
+        arrived.awaited = True
+        try:
+            while await _overtaken(arrived, take_in):
+                pass
+        finally:
+            arrived.awaited = False
+
+
+async def _overtaken(arrived: Arrived, take_in: TakeIn) -> bool:
+    """Take one in; whether another one has come since it was looked at last."""
+    begun = arrived.listed
+
+    def newest() -> DeviceList:
+        nonlocal begun
+        begun = arrived.listed
+        return begun
+
+    try:
+        await take_in(newest)
+    except (omemo.OMEMOException, VaultError):
+        if begun is arrived.listed:
+            raise
+    return begun is not arrived.listed

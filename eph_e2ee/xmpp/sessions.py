@@ -21,7 +21,6 @@ from eph_e2ee.xmpp.forgetting import forget_unlisted
 from eph_e2ee.xmpp.gathered import is_of_storage
 from eph_e2ee.xmpp.knowing import Knowing
 from eph_e2ee.xmpp.latest import Arrived, Latest
-from eph_e2ee.xmpp.parcel import MODERN
 from eph_e2ee.xmpp.trust import UNASKED, Trusting, forget_downloads, question, unasked
 from eph_e2ee.xmpp.unanswered import Device, Due, Unanswered
 
@@ -146,12 +145,16 @@ class Sessions(Trusting, Fetching):
         """Take a list in as python-omemo does, within bounds: see `published.bounded`.
 
         One that a newer one has overtaken, while it waited for the lock or for bundles, is left.
+        While one is taken in, it returns at once: that goes on with the newest, however many come.
         """
         if self.gate.unit is not None:
             await self._take_in(namespace, bare_jid, device_list)
             return
-        newest = self._latest.came(namespace, bare_jid, device_list)
-        await self.gate.run(lambda: self._take_in(namespace, bare_jid, newest.listed))
+
+        async def take_in(newest: Callable[[], DeviceList]) -> None:
+            await self.gate.run(lambda: self._take_in(namespace, bare_jid, newest()))
+
+        await self._latest.taken_in(namespace, bare_jid, device_list, take_in)
 
     async def _take_in(self, namespace: str, bare_jid: str, device_list: DeviceList) -> None:
         """Take one in; slixmpp-omemo asks for both kinds also after one was purged: left, too."""
@@ -159,8 +162,6 @@ class Sessions(Trusting, Fetching):
         listed = published.bounded(device_list, kept)
         gone = await self._known(bare_jid) - listed.keys()
         self.gate.downloads.forget(*(("bundle", namespace, bare_jid, each) for each in gone))
-        if namespace == MODERN:
-            self.have_keys(await self._without_keys(namespace, bare_jid, listed))
         try:
             await super().update_device_list(namespace, bare_jid, listed)
         except omemo.UnknownNamespace:
@@ -168,27 +169,26 @@ class Sessions(Trusting, Fetching):
         for device in await forget_unlisted(self, bare_jid):
             await self._unanswered.forget(device)
 
-    async def _without_keys(
-        self, namespace: str, bare_jid: str, listed: DeviceList
-    ) -> dict[tuple[str, int], list[str]]:
-        """Where python-omemo looks for the keys of devices, one by one, to verify their labels."""
-        looked: dict[tuple[str, int], list[str]] = {}
-        for device in await self._known(bare_jid) | listed.keys():
-            place = f"/devices/{bare_jid}/{device}"
-            if (await self.storage.load_bytes(f"{place}/identity_key")).is_nothing:
-                known = (await self.storage.load_list(f"{place}/namespaces", str)).maybe([])
-                first = [namespace] if device in listed else []
-                looked[bare_jid, device] = list(dict.fromkeys([*first, *known]))
-        return looked
-
     @_alone
     async def get_device_information(self, bare_jid: str) -> frozenset[DeviceInformation]:
         """Read what is known as python-omemo does; what was read and has not changed, only once."""
         known = self.knowing.get(bare_jid)
         if known is None:
+            self.have_keys(await self._without_keys(bare_jid))
             known = await super().get_device_information(bare_jid)
             self.knowing.keep(bare_jid, known, await self._known(bare_jid))
         return known
+
+    async def _without_keys(self, bare_jid: str) -> dict[tuple[str, int], list[str]]:
+        """Where python-omemo looks for the keys of an account's devices, one after the other."""
+        looked: dict[tuple[str, int], list[str]] = {}
+        for device in await self._known(bare_jid):
+            if await self._identity_key(bare_jid, device) is None:
+                place = f"/devices/{bare_jid}/{device}/namespaces"
+                # Through a set, as there: in the same order.
+                known = set((await self.storage.load_list(place, str)).maybe([]))
+                looked[bare_jid, device] = list(known)
+        return looked
 
     refresh_device_list = _alone(BaseSessionManager.refresh_device_list)
     refresh_device_lists = _alone(BaseSessionManager.refresh_device_lists)
@@ -325,9 +325,10 @@ class Sessions(Trusting, Fetching):
     async def _download_bundle(  # type: ignore[override]
         self, namespace: str, bare_jid: str, device_id: int
     ) -> omemo.Bundle:
+        patience = self._patience(bare_jid)
         bundle: omemo.Bundle = await self._fetched(
             ("bundle", namespace, bare_jid, device_id),
-            lambda: self._downloaded(namespace, bare_jid, device_id),
+            lambda: self._downloaded(namespace, bare_jid, device_id, patience),
         )
         await published.check_bundle(self.gate.storage, bundle)
         return bundle
@@ -335,8 +336,10 @@ class Sessions(Trusting, Fetching):
     async def _download_device_list(  # type: ignore[override]
         self, namespace: str, bare_jid: str
     ) -> DeviceList:
+        patience = self._patience(bare_jid)
+
         async def download() -> Arrived:
-            listed = await self._listed(namespace, bare_jid)
+            listed = await self._listed(namespace, bare_jid, patience)
             return self._latest.came(namespace, bare_jid, listed)
 
         newest: Arrived = await self._fetched(("devices", namespace, bare_jid), download)

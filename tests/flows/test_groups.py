@@ -9,11 +9,12 @@ from xml.etree.ElementTree import Element, SubElement, fromstring, tostring
 
 import pytest
 
-from eph_e2ee.errors import NoEligibleDevices, RoomUnsuitable
+from eph_e2ee.errors import Cause, NoEligibleDevices, RoomUnsuitable
 from eph_e2ee.model import BareJid, Phase
 from eph_e2ee.protocol import marks
 from eph_e2ee.xmpp import devices, fetching
 from eph_e2ee.xmpp.parcel import MODERN
+from eph_e2ee.xmpp.together import AT_ONCE
 from tests.flows.archiving import CARBONS, FORWARDED
 from tests.support.client import SECONDS
 from tests.xmpp.rooming import ROOM, ROSA, USER, Rooming, join
@@ -234,3 +235,38 @@ async def test_a_marker_to_a_member_says_nothing_of_the_room(town: Town, world: 
     assert peter.jid not in {each.sender for each in peter.events["rejected"]}
     heard = [(each.body, each.phase) for each in await peter.chat.history(ROOM)]
     assert heard[:2] == [("by Rosa", Phase.UNREAD), ("by Anna", Phase.UNREAD)]
+
+
+async def test_one_whose_server_gives_no_keys_is_left_out_at_once(
+    town: Town, world: Rooming, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F41: nobody waits for it with every message; after a while it is asked again."""
+    rosa, peter = await town.party("rosa"), await town.party("peter")
+    world.lists["member"] = [peter.jid]
+    enter(rosa)
+    await rosa.chat.send(ROOM, "to Peter")
+    mute = BareJid("mute@mute.example")
+    world.mute = {mute}
+    world.lists["member"].append(mute)
+    says(rosa, f"<item jid='{mute}' affiliation='member'/>")
+    for module in (devices, fetching):
+        monkeypatch.setattr(module, "PATIENCE", 0)
+    sessions = rosa.chat._account.omemo.sessions
+    await sessions.update_device_list(MODERN, mute, dict.fromkeys(range(1, 65)))
+    bundles: list[tuple[str, str, int]] = []
+    download = sessions.network._download_bundle
+
+    async def counting(*name: Any) -> Any:
+        bundles.append(name)
+        return await download(*name)
+
+    monkeypatch.setattr(sessions.network, "_download_bundle", staticmethod(counting))
+    for body in ("one", "two"):
+        message = await rosa.chat.send(ROOM, body)
+        causes = {(each.jid, each.cause) for each in message.left_out}
+        assert causes == {(mute, Cause.NO_KEYS)}
+        assert bundles == []
+    sessions.gate.downloads.clear()
+    await rosa.chat.send(ROOM, "three")
+    assert 0 < len(bundles) <= AT_ONCE
+    assert {jid for _, jid, _ in bundles} == {mute}

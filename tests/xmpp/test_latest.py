@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from eph_e2ee.errors import VaultUnavailable
 from eph_e2ee.xmpp.latest import Latest
 from eph_e2ee.xmpp.parcel import MODERN
 from tests.xmpp.people import Person, Server
@@ -118,6 +119,67 @@ async def test_an_older_list_that_comes_again_is_the_newest(
     for devices in ({kept.device, other.device}, {kept.device}, {kept.device, other.device}):
         await rosa.sessions.update_device_list(MODERN, kept.jid, dict.fromkeys(devices))
         assert await active(rosa, kept.jid) == devices
+
+
+async def test_lists_that_come_in_a_row_are_one_operation(
+    people: tuple[Person, Person, Person], server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys are asked for of the first, with which it begins, and of the last, which counts."""
+    rosa, kept, other = people
+    operations: list[object] = []
+    run = rosa.gate.run
+
+    async def counting(operation: Callable[[], Awaitable[Any]]) -> Any:
+        if rosa.gate.unit is None:
+            operations.append(operation)
+        return await run(operation)
+
+    monkeypatch.setattr(rosa.gate, "run", counting)
+    server.downloads.clear()
+    made_up = [dict.fromkeys(range(100 * each, 100 * each + 64)) for each in range(1, 51)]
+    last = dict.fromkeys((kept.device, other.device))
+    await asyncio.gather(
+        *(rosa.sessions.update_device_list(MODERN, kept.jid, each) for each in [*made_up, last])
+    )
+    assert len(operations) == 1
+    first = {(MODERN, kept.jid, device) for device in made_up[0]}
+    assert set(server.downloads) <= {*first, (MODERN, kept.jid, other.device)}
+    assert await active(rosa, kept.jid) == {kept.device, other.device}
+
+
+async def test_a_list_that_comes_while_another_is_written_is_taken_in(
+    people: tuple[Person, Person, Person], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if that one is refused."""
+    rosa, kept, other = people
+    both = dict.fromkeys((kept.device, other.device))
+    run = rosa.gate.run
+
+    async def late(operation: Callable[[], Awaitable[Any]]) -> Any:
+        monkeypatch.setattr(rosa.gate, "run", run)
+        await run(operation)
+        await rosa.sessions.update_device_list(MODERN, kept.jid, both)
+        raise VaultUnavailable("the disk is full")
+
+    monkeypatch.setattr(rosa.gate, "run", late)
+    await rosa.sessions.update_device_list(MODERN, kept.jid, {})
+    assert await active(rosa, kept.jid) == {kept.device, other.device}
+
+
+async def test_a_list_that_is_refused_is_an_error_and_stops_no_other(
+    people: tuple[Person, Person, Person], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rosa, kept, _ = people
+
+    async def refusing(_: object) -> None:
+        raise VaultUnavailable("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rosa.gate, "run", refusing)
+        with pytest.raises(VaultUnavailable):
+            await rosa.sessions.update_device_list(MODERN, kept.jid, {})
+    await rosa.sessions.update_device_list(MODERN, kept.jid, {})
+    assert await active(rosa, kept.jid) == set()
 
 
 def test_nothing_is_kept_of_lists_that_nobody_works_on() -> None:

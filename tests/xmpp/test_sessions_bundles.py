@@ -8,11 +8,14 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from omemo.session_manager import BundleDownloadFailed, NoEligibleDevices
+from omemo.session_manager import BundleDownloadFailed, BundleNotFound, NoEligibleDevices
 
 from eph_e2ee.errors import VaultUnavailable
+from eph_e2ee.xmpp import fetching
 from eph_e2ee.xmpp.downloads import FRESH, Downloads
-from eph_e2ee.xmpp.parcel import MODERN
+from eph_e2ee.xmpp.parcel import MODERN, OLD
+from eph_e2ee.xmpp.together import AT_ONCE
+from tests.support.client import SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -121,6 +124,44 @@ async def test_an_operation_that_begins_again_has_its_bundle_still(
     message: omemo.Message = await rosa.gate.run(operation)
     assert await peter.decrypt(message) == b"text"
     assert downloaded(peter) == 1
+
+
+@pytest.mark.parametrize("namespace", [MODERN, OLD])
+async def test_keys_of_one_list_are_asked_for_side_by_side(
+    namespace: str, person: NewPerson, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is answered once all have been asked."""
+    rosa, anna = await person("rosa"), "anna@example.org"
+    waiting = asyncio.Barrier(AT_ONCE)
+
+    async def bundle(*_: object) -> omemo.Bundle:
+        await waiting.wait()
+        raise BundleNotFound("there is none")
+
+    monkeypatch.setattr(server, "bundle", bundle)
+    async with asyncio.timeout(SECONDS):
+        listed = dict.fromkeys(range(1, AT_ONCE + 1))
+        await rosa.sessions.update_device_list(namespace, anna, listed)
+        assert await rosa.sessions.get_device_information(anna) == frozenset()
+
+
+@pytest.mark.parametrize("namespace", [MODERN, OLD])
+async def test_a_mute_server_is_not_waited_for_with_each_device(
+    namespace: str, person: NewPerson, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time is one for the whole operation, whatever else there is to be asked."""
+    rosa, anna = await person("rosa"), "anna@example.org"
+    server.opened.clear()
+    server.downloads.clear()
+    monkeypatch.setattr(fetching, "PATIENCE", 0)
+
+    async def both() -> None:
+        for listed in (namespace, MODERN if namespace == OLD else OLD):
+            await rosa.sessions.update_device_list(listed, anna, dict.fromkeys(range(1, 65)))
+        await rosa.sessions.get_device_information(anna)
+
+    await rosa.gate.run(both)
+    assert 0 < len(server.downloads) <= AT_ONCE
 
 
 @pytest.fixture
