@@ -227,6 +227,7 @@ class Account:
             RemoteProtocolError: it does not open; `UNREACHABLE`: it may, another time.
         """
         sender = arrival.sender
+        self.omemo.sessions.spare()
         try:
             return await self.omemo.unseal(arrival.xml, sender)
         except RemoteProtocolError as error:

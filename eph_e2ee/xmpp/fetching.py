@@ -72,7 +72,6 @@ class _Patience:
 class Fetching(BaseSessionManager):
     """The part of the session manager that downloads; `sessions.Sessions` is the rest."""
 
-    _opening: bool
     gate: ClassVar[Gate]
     own_bare_jid: ClassVar[str]
     network: ClassVar[type[BaseSessionManager]]
@@ -134,7 +133,8 @@ class Fetching(BaseSessionManager):
     def spare(self) -> None:
         """Have an operation ask nobody who has not answered a moment ago.
 
-        For what many get: one of them is left out, and keeps the others waiting no second time.
+        For what many get: one of them is left out, and keeps the others waiting no second time. And
+        for what arrives, where it can be opened later: anybody can write to us.
         """
         unit = self.gate.unit
         if unit is not None:
@@ -157,8 +157,8 @@ class Fetching(BaseSessionManager):
     def _at_hand(self, unit: Unit, name: Name) -> bool:
         """Whether an operation has what it wants to download, if only from the one before it.
 
-        Where others have us download it, a message that is being opened, it goes on without what
-        could not be had a moment ago. Whoever asks for something himself does ask again.
+        Where it spares, it goes on without what could not be had a moment ago. Whoever asks for
+        something himself does ask again.
         """
         downloads = self.gate.downloads
         if name not in unit.fetched and (kept := downloads.get(name)) is not None:
@@ -168,8 +168,7 @@ class Fetching(BaseSessionManager):
         return name in unit.fetched
 
     def _is_given_up(self, unit: Unit, name: Name) -> bool:
-        spares = self._opening or SPARING in unit.fetched
-        if spares and self.gate.downloads.get(_in_vain(name)):
+        if SPARING in unit.fetched and self.gate.downloads.get(_in_vain(name)):
             return True
         patience = unit.fetched.get(("patience", name[2]))
         return isinstance(patience, _Patience) and patience.over

@@ -9,11 +9,11 @@ from xml.etree.ElementTree import Element, SubElement, fromstring, tostring
 
 import pytest
 
-from eph_e2ee.errors import Cause, NoEligibleDevices, RoomUnsuitable
+from eph_e2ee.errors import Cause, NoEligibleDevices, Reason, RoomUnsuitable
 from eph_e2ee.model import BareJid, Phase
 from eph_e2ee.protocol import marks
 from eph_e2ee.xmpp import devices, fetching
-from eph_e2ee.xmpp.parcel import MODERN
+from eph_e2ee.xmpp.parcel import MODERN, OLD
 from eph_e2ee.xmpp.together import AT_ONCE
 from tests.flows.archiving import CARBONS, FORWARDED
 from tests.support.client import SECONDS
@@ -270,3 +270,38 @@ async def test_one_whose_server_gives_no_keys_is_left_out_at_once(
     await rosa.chat.send(ROOM, "three")
     assert 0 < len(bundles) <= AT_ONCE
     assert {jid for _, jid, _ in bundles} == {mute}
+
+
+async def test_one_whose_server_gives_no_keys_stops_a_room_once(
+    town: Town, world: Rooming, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in legacy OMEMO, where keys are looked up before anything is opened."""
+    peter = await town.party("peter")
+    mute = "mute@mute.example"
+    world.lists["member"] = [peter.jid, mute]
+    enter(peter)
+    peter.client.receive(PRESENCE.format(nick="mute", jid=mute))
+    bundles: list[object] = []
+    sessions = peter.chat._account.omemo.sessions
+
+    async def listed(*_: object) -> dict[int, None]:
+        return dict.fromkeys(range(1, 65))
+
+    async def bundle(*name: object) -> Any:
+        bundles.append(name)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(sessions.network, "_download_device_list", staticmethod(listed))
+    monkeypatch.setattr(sessions.network, "_download_bundle", staticmethod(bundle))
+    monkeypatch.setattr(fetching, "PATIENCE", 0)
+    for payload in ("AAAA", "BBBB", "CCCC"):
+        peter.client.receive(
+            f"<message xmlns='jabber:client' from='{ROOM}/mute' id='{payload}' type='groupchat'>"
+            f"<encrypted xmlns='{OLD}'><header sid='1'><key rid='{peter.device}' prekey='true'>"
+            f"MwhAAAAA</key><iv>AAAAAAAAAAAAAAAA</iv></header><payload>{payload}</payload>"
+            "</encrypted></message>"
+        )
+        await peter.idle()
+    reasons = [rejection.reason for rejection in peter.events["rejected"]]
+    assert reasons == [Reason.UNREACHABLE] * 3
+    assert 0 < len(bundles) <= AT_ONCE

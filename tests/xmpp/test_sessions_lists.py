@@ -49,9 +49,19 @@ def asked(person: Person) -> int:
     return person.server.downloads.count((MODERN, person.jid))
 
 
+async def read(person: Person, message: omemo.Message) -> bytes | None:
+    """What a message holds, for somebody who can open it later as well."""
+
+    async def opened() -> bytes | None:
+        person.sessions.spare()
+        return await person.decrypt(message)
+
+    return await person.gate.run(opened)
+
+
 async def refused(person: Person, message: omemo.Message) -> None:
     with pytest.raises(DeviceListDownloadFailed):
-        await person.decrypt(message)
+        await read(person, message)
 
 
 async def opens(
@@ -60,7 +70,7 @@ async def opens(
     """Have the server answer again, and open a message."""
     patch.setattr(fetching, "PATIENCE", SECONDS)
     server.opened.set()
-    assert await person.decrypt(message) == b"text"
+    assert await read(person, message) == b"text"
 
 
 async def test_a_mute_server_is_waited_for_once(
@@ -70,6 +80,17 @@ async def test_a_mute_server_is_waited_for_once(
     for _ in range(3):
         await refused(rosa, message)
     assert asked(anna) == before + 1
+
+
+async def test_who_cannot_open_it_later_asks_each_time(
+    rosa: Person, anna: Person, message: omemo.Message
+) -> None:
+    """An application that reads stanzas itself is given each once."""
+    before = asked(anna)
+    for _ in range(3):
+        with pytest.raises(DeviceListDownloadFailed):
+            await rosa.decrypt(message)
+    assert asked(anna) == before + 3
 
 
 async def test_a_mute_server_is_waited_for_once_for_a_bundle(
@@ -84,7 +105,7 @@ async def test_a_mute_server_is_waited_for_once_for_a_bundle(
     monkeypatch.setattr(anna.server, "devices", listed)
     for _ in range(3):
         with pytest.raises(SenderNotFound):
-            await rosa.decrypt(message)
+            await read(rosa, message)
     assert anna.server.downloads.count((MODERN, anna.jid, anna.device)) == 1
 
 
