@@ -43,7 +43,13 @@ Unread = tuple[BareJid, MessageId, int]
 
 
 class Archived(Protocol):
-    """How much of our archive is here."""
+    """How much of our archive is here.
+
+    Attributes:
+        task: the one that reads, or has read.
+    """
+
+    task: asyncio.Task[None] | None
 
     @property
     def complete(self) -> bool:
@@ -167,12 +173,23 @@ class Reading:
         except VaultError as error:
             log.warning("what was read could not be told: %s", type(error).__name__)
             return
-        wanted = self._receipts and true is not None and true.wants_marker
-        if true is not None and wanted and not self.backlog().has_gap:
+        if true is None:
+            return
+        if self._receipts and true.wants_marker and not self.backlog().has_gap:
             await self._signal(conversation, [marks.write_displayed(true.message_id)])
-        publishing = self._publishing and self.backlog().complete
-        if true is not None and publishing and true.archive_id is not None:
+            true = true._replace(wants_marker=False)
+        if self._publishing and true.archive_id is not None and self.backlog().complete:
             await self._account.displayed.publish(conversation, true.archive_id)
+            true = true._replace(archive_id=None)
+        self._tell_later(conversation, true)
+
+    def _tell_later(self, conversation: BareJid, place: _Place) -> None:
+        """Have what is left to be said of a place wait for the archive, while that is read."""
+        left = (self._receipts and place.wants_marker) or (self._publishing and place.archive_id)
+        task = self.backlog().task
+        if left and task is not None and not task.done():
+            self._places.setdefault(conversation, place)
+            task.add_done_callback(lambda _: self._woken.set())
 
     async def _tell_devices(self) -> None:
         """Tell our other devices, as long as that works; with none there is nothing to do."""

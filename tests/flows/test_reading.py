@@ -351,6 +351,26 @@ async def test_with_a_gap_in_what_we_know_no_place_is_published(
     assert place(town) == before
 
 
+async def test_while_the_archive_is_read_a_place_waits_for_it(town: Town) -> None:
+    """F18: then it is told, once: nothing that nobody has seen stands before it."""
+    rosa = await town.party("rosa", receipts=True)
+    peter = await acquainted(town, rosa, receipts=True)
+    (message,) = await written(rosa, town, peter, "text")
+    before, whole = place(town), asyncio.Event()
+
+    async def wait() -> bool:
+        return await whole.wait()
+
+    peter.chat._catching_up.own.begin(wait, read=True)
+    await message.mark_read()
+    while not peter._has_told():
+        await peter.vault.transact(lambda _: None)
+    assert (place(town), sent_to(peter).count(ROSA)) == (before, 0)
+    whole.set()
+    await peter.idle()
+    assert (place(town), sent_to(peter).count(ROSA)) == (archived(message), 1)
+
+
 async def test_a_server_that_refuses_a_place_stops_nothing(
     peter: Party, rosa: Party, town: Town
 ) -> None:
