@@ -1,12 +1,11 @@
 """The house as DESIGN.md section 1 draws it: who imports whom, how large, and what is public."""
 
 import ast
+import functools
 import io
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-
-import pytest
 
 import eph_e2ee
 
@@ -66,6 +65,7 @@ def floor(name: str) -> int:
     return next(number for number, rooms in enumerate(FLOORS) if name in rooms)
 
 
+@functools.cache
 def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
@@ -118,8 +118,25 @@ def named(path: Path) -> str:
     return str(path.relative_to(REPOSITORY)) if path.is_relative_to(REPOSITORY) else path.name
 
 
-every_module = pytest.mark.parametrize("path", MODULES, ids=named)
-every_source = pytest.mark.parametrize("path", MODULES + SOURCES, ids=named)
+def of_each(paths: Iterable[Path]) -> Callable[[Callable[[Path], None]], Callable[[], None]]:
+    """Have a check be one test for all these files; which one fails stands in the error's notes."""
+
+    def made(check: Callable[[Path], None]) -> Callable[[], None]:
+        def each() -> None:
+            for path in paths:
+                try:
+                    check(path)
+                except AssertionError as error:
+                    error.add_note(named(path))
+                    raise
+
+        return each
+
+    return made
+
+
+every_module = of_each(MODULES)
+every_source = of_each(MODULES + SOURCES)
 
 
 @every_module
@@ -145,7 +162,7 @@ def test_only_the_rim_knows_xmpp(path: Path) -> None:
         assert not outside(path) & XMPP
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "protocol").rglob("*.py")), ids=named)
+@of_each(sorted((ROOT / "protocol").rglob("*.py")))
 def test_the_protocol_is_pure(path: Path) -> None:
     assert not outside(path) & IMPURE
     for node in ast.walk(tree(path)):
@@ -169,7 +186,7 @@ def test_functions_are_small(path: Path) -> None:
         assert size <= MAX_FUNCTION, f"{function.name} has {size} lines of code"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=named)
+@every_module
 def test_functions_take_few_positional_parameters(path: Path) -> None:
     for function in functions(path):
         parameters = [*function.args.posonlyargs, *function.args.args]
@@ -177,7 +194,7 @@ def test_functions_take_few_positional_parameters(path: Path) -> None:
         assert len(own) <= 5, function.name
 
 
-@pytest.mark.parametrize("path", MODULES, ids=named)
+@every_module
 def test_modules_say_what_they_are(path: Path) -> None:
     assert ast.get_docstring(tree(path))
 
