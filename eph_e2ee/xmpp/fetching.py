@@ -13,6 +13,7 @@ from omemo.types import DeviceList
 from slixmpp_omemo.base_session_manager import BaseSessionManager
 
 from eph_e2ee.xmpp.gate import Absent, Gate, Unit
+from eph_e2ee.xmpp.parcel import MODERN
 from eph_e2ee.xmpp.uploads import Name
 
 __all__ = ["Fetching"]
@@ -124,10 +125,11 @@ class Fetching(BaseSessionManager):
                 unit.fetched.setdefault(("bundle", namespace, jid, device), failure)
         for place in range(max(map(len, unknown.values()), default=0)):
             self.have_bundles(
-                (namespaces[place], jid, device)
+                (namespace, jid, device)
                 for (jid, device), namespaces in unknown.items()
                 if len(namespaces) > place
                 and all(_failed(unit, each, jid, device) for each in namespaces[:place])
+                for namespace in _looked_in(namespaces, place)
             )
 
     def spare(self) -> None:
@@ -227,6 +229,15 @@ def _in_vain(name: Name) -> Name:
     return (
         ("in vain", kind, bare_jid) if kind == "bundle" else ("in vain", kind, namespace, bare_jid)
     )
+
+
+def _looked_in(namespaces: Sequence[str], place: int) -> set[str]:
+    """Where to look for a device's keys; with the first place also where its session will begin.
+
+    Else all messages of a first burst would ask for that, and those behind them overtake them.
+    """
+    sessions = {MODERN} & set(namespaces) if place == 0 else set()
+    return {namespaces[place], *sessions}
 
 
 def _failed(unit: Unit, namespace: str, jid: str, device: int) -> bool:

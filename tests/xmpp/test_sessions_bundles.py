@@ -13,6 +13,7 @@ from omemo.session_manager import BundleDownloadFailed, BundleNotFound, NoEligib
 from eph_e2ee.errors import VaultUnavailable
 from eph_e2ee.xmpp import fetching
 from eph_e2ee.xmpp.downloads import FRESH, Downloads
+from eph_e2ee.xmpp.gate import Absent
 from eph_e2ee.xmpp.parcel import MODERN, OLD
 from eph_e2ee.xmpp.together import AT_ONCE
 from tests.support.client import SECONDS
@@ -46,6 +47,27 @@ async def test_a_first_message_needs_one_download(pair: tuple[Person, Person]) -
     rosa, peter = pair
     await peter.decrypt(await rosa.encrypt(peter, b"text"))
     assert downloaded(peter) == 1
+
+
+async def test_a_session_begins_where_nobody_looked_for_the_keys(
+    pair: tuple[Person, Person],
+) -> None:
+    """Its bundle comes along; else what is sent first would wait for it, and be overtaken."""
+    rosa, peter = pair
+    rosa.gate.downloads.clear()
+    wanted: list[set[str]] = []
+
+    async def keys() -> None:
+        try:
+            rosa.sessions.have_keys({(peter.jid, peter.device): [OLD, MODERN]})
+        except Absent as absent:
+            wanted.append({str(namespace) for _, namespace, *_ in absent.wanted})
+            raise
+
+    await rosa.gate.run(keys)
+    assert wanted[0] == {OLD, MODERN}
+    await peter.decrypt(await rosa.encrypt(peter, b"text"))
+    assert downloaded(peter) == 2
 
 
 async def test_a_bundle_grows_old(person: NewPerson) -> None:
