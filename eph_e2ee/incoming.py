@@ -221,7 +221,7 @@ class Incoming:
             while again:
                 fresh, again = await self._unseen(again)
                 await self._open(fresh, sink)
-        except Exception as error:
+        except Exception as error:  # whatever it is, each of them is told of
             reason = Reason.NOT_STORED if isinstance(error, VaultError) else Reason.NOT_OPENED
             for arrival in [*(arrival for arrival, _ in fresh), *again]:
                 self._reject(arrival, reason, sink)

@@ -133,7 +133,7 @@ class _Backend(Backend):
         while True:
             try:
                 return await self.gate.run(step)
-            except Exception as error:
+            except Exception as error:  # an application's storage raises what it likes
                 if not is_of_storage(error):
                     raise
                 log.warning("keys wait to be rotated: %s", type(error).__name__)

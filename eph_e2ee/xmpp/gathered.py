@@ -170,7 +170,7 @@ class Gathered(Front):
     async def _answer(self, asked: Awaitable[Value]) -> Value:
         try:
             return await asked
-        except Exception as error:
+        except Exception as error:  # whatever it is, it is told of as the storage's
             if not is_of_storage(error):
                 error.add_note(NOTE)
             raise

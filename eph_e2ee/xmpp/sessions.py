@@ -353,7 +353,7 @@ class Sessions(Trusting, Fetching):
         if self.gate.unit is None:
             try:
                 await self.gate.run(lambda: self._upload_kept(bundle))
-            except Exception as error:
+            except Exception as error:  # an application's storage raises what it likes
                 if not is_of_storage(error):
                     raise
                 log.warning("a bundle waits to be uploaded: %s", type(error).__name__)
